@@ -1,0 +1,169 @@
+"""What control knows of tenants, as the gateway holds it: owners, teams, keys, policies, limits, budgets, provider keys.
+
+Plain values with stable ids, sent over `link` as one snapshot and then as versioned deltas. Amounts are pico-USD,
+instants nanoseconds since the epoch. `bursar.core.policy` compiles a key and its team into one effective policy.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Mode = Literal["off", "shadow", "enforce"]
+OverMax = Literal["clamp", "refuse"]
+LimitUnit = Literal["requests", "tokens", "input_tokens", "output_tokens", "concurrency"]
+SubjectKind = Literal["key", "user", "team", "owner", "tag", "model", "provider_key", "node"]
+WindowKind = Literal["calendar", "rolling", "lifetime"]
+Period = Literal["day", "week", "month", "year"]
+
+
+class LimitDef(msgspec.Struct, frozen=True, kw_only=True):
+    """One rate limit. `requests` 60 per 60 s with burst 10; `concurrency` 8 (no period, no burst)."""
+
+    id: str
+    unit: LimitUnit
+    amount: int  # units per `per_seconds`; for concurrency: calls in flight
+    per_seconds: int = 60
+    burst: int | None = None  # bucket size; None = `amount`
+    scope: SubjectKind = "key"  # what gets a counter of its own
+
+
+class WindowDef(msgspec.Struct, frozen=True, kw_only=True):
+    """When a budget starts anew. Computed from the clock, never by a job."""
+
+    kind: WindowKind = "calendar"
+    period: Period = "month"  # calendar only
+    zone: str = "UTC"  # IANA name, calendar only
+    week_start: int = 0  # 0 = Monday, calendar weeks only
+    seconds: int = 0  # rolling only
+
+
+class BudgetDef(msgspec.Struct, frozen=True, kw_only=True):
+    """A money limit on one subject. Hard budgets keep the money promise; soft ones refuse on expected cost."""
+
+    id: str
+    version: int
+    subject_kind: SubjectKind
+    subject: str
+    limit_pico: int
+    hard: bool = True
+    window: WindowDef = WindowDef()
+    thresholds: tuple[int, ...] = (50, 80, 95, 100)  # percent of the limit at which the owner is told
+    name: str = ""
+    mode: Mode = "enforce"
+    deleted: bool = False
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """Rules on a team or a key. None = says nothing (inherits). A key can only narrow what its team allows."""
+
+    models: tuple[str, ...] | None = None  # names or globs; "*" = any
+    purposes: tuple[str, ...] | None = None
+    max_tokens_profile: Literal["conservative", "standard"] | None = None  # 256 / 512 by default
+    max_tokens_default: int | None = None
+    max_tokens_cap: int | None = None
+    over_max_tokens: OverMax | None = None
+    max_input_tokens: int | None = None
+    max_prompt_chars: int | None = None
+    external: bool | None = None  # prompts come from outside: smaller caps
+    user_header: str | None = None  # header whose value this key is trusted to give as the user
+    user_missing: Literal["deny", "shared"] | None = None
+    unpriced: Literal["refuse", "assume_dearest"] | None = None
+    unknown_fields: Literal["refuse", "allow"] | None = None  # under a hard budget
+    tool_uses_cap: int | None = None  # injected into server-side tools that came without a cap
+    on_disconnect: Literal["drain", "abort"] | None = None
+    shrink_to_budget: bool | None = None  # lower max_tokens to what the budget affords instead of refusing
+    stop: tuple[str, ...] | None = None  # stop sequences to inject
+    limits: tuple[LimitDef, ...] = ()
+    modes: dict[str, Mode] = {}  # control name -> mode, e.g. {"limits": "shadow", "models": "off"}
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """A billing owner: who pays, and who is told."""
+
+    id: str
+    name: str
+    contacts: tuple[str, ...] = ()
+
+
+class Team(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    owner_id: str
+    policy: Policy = Policy()
+    disabled: bool = False
+    tags: tuple[str, ...] = ()
+
+
+class KeySecret(msgspec.Struct, frozen=True, kw_only=True):
+    """One accepted secret of a virtual key; during an overlap rotation a key has two. The digest is keyed."""
+
+    digest: bytes
+    expires_at: int | None = None  # ns; end of the overlap for a replaced secret
+
+
+class VirtualKey(msgspec.Struct, frozen=True, kw_only=True):
+    id: str  # public id, stable across rotations
+    name: str
+    team_id: str
+    secrets: tuple[KeySecret, ...]
+    policy: Policy = Policy()
+    expires_at: int | None = None  # ns
+    disabled: bool = False
+    tags: tuple[str, ...] = ()
+
+
+class ProviderKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider key's entry without its value. Tags bind: they are enforced at use."""
+
+    id: str
+    version: int
+    address: str  # provider/model/key_type/environment/team, "*" where it does not narrow
+    billing_owner: str  # "unassigned" until tagged
+    purposes: tuple[str, ...] = ("inference",)
+    allowed_models: tuple[str, ...] = ("*",)
+    max_tokens_default: int | None = None
+    disabled: bool = False
+    tags: dict[str, str] = {}
+
+
+class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator's own dated price, appended, never edited. Rates are pico-USD per token."""
+
+    provider: str
+    model: str
+    from_ns: int
+    input: int
+    output: int
+    cache_read: int | None = None
+    cache_write: int | None = None
+    context_window: int | None = None
+    max_output: int | None = None
+    source: str = "operator"
+
+
+Entity = Owner | Team | VirtualKey | BudgetDef | ProviderKey | PriceOverride
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """The whole directory at one version."""
+
+    version: int
+    owners: list[Owner] = []
+    teams: list[Team] = []
+    keys: list[VirtualKey] = []
+    budgets: list[BudgetDef] = []
+    provider_keys: list[ProviderKey] = []
+    prices: list[PriceOverride] = []
+
+
+class Delta(msgspec.Struct, kw_only=True):
+    """Changes from `version - 1` to `version`: full new values, and the ids that are gone as (kind, id)."""
+
+    version: int
+    owners: list[Owner] = []
+    teams: list[Team] = []
+    keys: list[VirtualKey] = []
+    budgets: list[BudgetDef] = []
+    provider_keys: list[ProviderKey] = []
+    prices: list[PriceOverride] = []
+    gone: list[tuple[str, str]] = []

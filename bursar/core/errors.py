@@ -1,0 +1,94 @@
+"""The one vocabulary of refusals. Each word is stable: machine word in the answer, metric label, exit-code key.
+
+`RULES` is the one table word -> status -> type per dialect -> retry. `bursar.gateway.answer` renders it.
+A message tells what happened, `hint` what to do next. Neither ever holds a key, a prompt or an upstream credential.
+"""
+
+from typing import NamedTuple
+
+
+class Rule(NamedTuple):
+    """How one word is answered."""
+
+    status: int
+    openai_type: str
+    anthropic_type: str
+    retry: bool  # False sets `x-should-retry: false`: the SDKs otherwise retry 409, 429 and every 5xx
+    title: str
+
+
+class Refusal(Exception):
+    """A decision not to serve. Raised by stages, rendered once at the edge in the caller's dialect."""
+
+    def __init__(
+        self,
+        word: str,
+        message: str,
+        hint: str = "",
+        retry_after: float | None = None,
+        facts: dict[str, str | int] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.word = word
+        self.message = message
+        self.hint = hint
+        self.retry_after = retry_after  # seconds
+        self.facts = facts or {}  # numbers behind the decision, safe to show
+
+    @property
+    def rule(self) -> Rule:
+        return RULES[self.word]
+
+    def __repr__(self) -> str:
+        return f"Refusal({self.word}: {self.message})"
+
+
+_INVALID = "invalid_request_error"
+_RATE = "rate_limit_error"
+
+RULES: dict[str, Rule] = {
+    # -- the door
+    "malformed_request": Rule(400, _INVALID, _INVALID, False, "The request could not be read"),
+    "duplicate_field": Rule(400, _INVALID, _INVALID, False, "A governed field occurs twice or differs only in case"),
+    "invalid_field": Rule(400, _INVALID, _INVALID, False, "A governed field has a value of the wrong kind"),
+    "body_too_large": Rule(413, _INVALID, "request_too_large", False, "The body is larger than this node accepts"),
+    "head_too_large": Rule(431, _INVALID, _INVALID, False, "The request head is larger than 64 kB"),
+    "request_timeout": Rule(408, _INVALID, "timeout_error", True, "The request arrived too slowly"),
+    "not_found": Rule(404, _INVALID, "not_found_error", False, "No such route"),
+    "method_not_allowed": Rule(405, _INVALID, _INVALID, False, "The route does not take this method"),
+    "unsupported_media_type": Rule(415, _INVALID, _INVALID, False, "The body is not JSON"),
+    "overloaded": Rule(503, "server_error", "overloaded_error", True, "This node is full"),
+    "draining": Rule(503, "server_error", "overloaded_error", True, "This node is shutting down"),
+    "not_ready": Rule(503, "server_error", "overloaded_error", True, "This node is still starting"),
+    # -- who
+    "key_missing": Rule(401, "authentication_error", "authentication_error", False, "No key was given"),
+    "key_invalid": Rule(401, "authentication_error", "authentication_error", False, "The key is not known"),
+    "key_expired": Rule(401, "authentication_error", "authentication_error", False, "The key has expired"),
+    "key_disabled": Rule(403, "permission_error", "permission_error", False, "The key is switched off"),
+    "user_required": Rule(403, "permission_error", "permission_error", False, "The key needs a user to be named"),
+    # -- may it run
+    "model_not_allowed": Rule(403, "permission_error", "permission_error", False, "The key may not use this model"),
+    "model_not_found": Rule(404, _INVALID, "not_found_error", False, "No provider serves this model"),
+    "purpose_not_allowed": Rule(403, "permission_error", "permission_error", False, "The key may not do this"),
+    "max_tokens_exceeded": Rule(400, _INVALID, _INVALID, False, "More output was asked for than the policy allows"),
+    "prompt_too_large": Rule(413, _INVALID, "request_too_large", False, "The prompt is larger than the policy allows"),
+    "unpriced_model": Rule(403, "permission_error", "permission_error", False, "The model has no price"),
+    "unbounded_request": Rule(400, _INVALID, _INVALID, False, "No finite cost ceiling can be given for this request"),
+    "guard_blocked": Rule(400, _INVALID, _INVALID, False, "A guard refused the content"),
+    # -- rates
+    "rate_limited": Rule(429, "rate_limit_exceeded", _RATE, True, "A rate limit is reached"),
+    "concurrency_limited": Rule(429, "rate_limit_exceeded", _RATE, True, "Too many calls are in flight"),
+    # -- money
+    "budget_exhausted": Rule(429, "insufficient_quota", _RATE, False, "The budget is spent"),
+    "held_by_requests_in_flight": Rule(429, "rate_limit_exceeded", _RATE, True, "The rest of the budget is held"),
+    "can_never_fit": Rule(402, "insufficient_quota", "billing_error", False, "The call can cost more than the budget"),
+    "store_unavailable": Rule(503, "server_error", "api_error", True, "The money store cannot be written"),
+    # -- upstream
+    "no_provider_key": Rule(503, "server_error", "api_error", False, "No provider key fits this call"),
+    "audit_unavailable": Rule(503, "server_error", "api_error", True, "The audit cannot be written"),
+    "upstream_unreachable": Rule(502, "server_error", "api_error", True, "The provider could not be reached"),
+    "upstream_timeout": Rule(504, "server_error", "timeout_error", True, "The provider did not answer in time"),
+    "upstream_broken": Rule(502, "server_error", "api_error", False, "The provider's answer broke off"),
+    "upstream_key_refused": Rule(502, "server_error", "api_error", False, "The provider refused its key"),
+    "internal_error": Rule(500, "server_error", "api_error", True, "Something failed inside Bursar"),
+}

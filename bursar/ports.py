@@ -1,0 +1,103 @@
+"""The doorways on one page: what can fail, be slow, or be replaced by a fake. A Protocol grows only when a stage needs it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from bursar.core.calls import Call, Edits, Usage
+from bursar.core.secret import Secret
+
+
+class Clock(Protocol):
+    """Time comes in through the door: tests never sleep."""
+
+    def now(self) -> int:
+        """Wall clock, nanoseconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back, for deadlines and rates."""
+        ...
+
+
+class Entropy(Protocol):
+    """Randomness comes in through the door as well."""
+
+    def token_bytes(self, count: int) -> bytes: ...
+
+
+# ---- dialects (sans-I/O) ---------------------------------------------------------------------------------------------
+
+
+class StreamMeter(Protocol):
+    """Reads one streamed answer event by event. Pure: bytes in, bytes out; counts are attributes."""
+
+    usage: Usage | None  # the provider's final word, once seen and valid
+    input_usage: Usage | None  # input side as reported early (Anthropic message_start); output_tokens is 0
+    visible_bytes: int  # UTF-8 bytes of output the caller could see (text, tool arguments, refusals, shown reasoning)
+    output_events: int  # events that carried visible output
+    output_seen: bool  # anything at all was generated (visible, reasoning, tool call)
+    ended: bool  # the dialect's own end of stream was seen
+    invalid: str  # why usage was not believed ("negative", "too_large", "unreadable"), "" if fine
+
+    def feed(self, event: bytes) -> bytes:
+        """One whole SSE event (raw, with its blank line) -> the bytes to send on (may be empty or rewritten)."""
+        ...
+
+    def cut(self, word: str, message: str) -> bytes:
+        """Bytes that close the stream in the dialect's own way, telling why."""
+        ...
+
+
+class Dialect(Protocol):
+    """One provider API shape. Turns bytes into values and values into bytes; owns no socket."""
+
+    name: str
+
+    def understand(self, route: str, body: bytes) -> Call:
+        """Parse strictly what is governed. Raises Refusal(malformed_request | duplicate_field | invalid_field)."""
+        ...
+
+    def rewrite(self, call: Call, edits: Edits) -> bytes:
+        """The body to send: the original bytes when no edit applies, else rebuilt from the parsed values."""
+        ...
+
+    def read_usage(self, call: Call, body: bytes) -> tuple[Usage | None, int, str]:
+        """A whole (not streamed) answer -> (usage or None, visible output bytes, why usage was not believed)."""
+        ...
+
+    def stream_meter(self, call: Call, edits: Edits) -> StreamMeter: ...
+
+
+# ---- secrets, audit --------------------------------------------------------------------------------------------------
+
+
+class KeyWrapper(Protocol):
+    """Wraps data keys with a key-encryption key that never leaves it."""
+
+    id: str  # names the key-encryption key in the ring, e.g. "keyfile:3f2a..."
+
+    def wrap(self, data_key: bytes, context: bytes) -> bytes: ...
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """Raises WrapperError (bursar.secrets.sealing) when the key or the context is wrong."""
+        ...
+
+
+class SecretStore(Protocol):
+    """Where provider keys lie. Values travel as `Secret`."""
+
+    async def put(self, address: str, value: Secret, tags: Mapping[str, str]) -> tuple[str, int]:
+        """Store a new entry or a new version of it -> (id, version)."""
+        ...
+
+    async def get(self, secret_id: str, version: int | None = None) -> Secret: ...
+
+
+class AuditSink(Protocol):
+    """Takes audit records; returns only when they are durable there. Raises AuditFailed otherwise."""
+
+    name: str
+    required: bool
+
+    async def write(self, records: Sequence[bytes]) -> None: ...
+
