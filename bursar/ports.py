@@ -1,4 +1,7 @@
-"""The doorways on one page: what can fail, be slow, or be replaced by a fake. A Protocol grows only when a stage needs it."""
+"""The doorways on one page: what can fail, be slow, or be replaced by a fake.
+
+A Protocol grows only when a stage needs it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -100,4 +103,3 @@ class AuditSink(Protocol):
     required: bool
 
     async def write(self, records: Sequence[bytes]) -> None: ...
-

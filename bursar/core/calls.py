@@ -65,7 +65,8 @@ class Edits(msgspec.Struct, gc=False, kw_only=True):
 class Usage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Billable counts of one attempt, normalised: totals include their parts.
 
-    `input_tokens` includes cache reads, cache writes, audio and image input; `output_tokens` includes reasoning and audio.
+    `input_tokens` includes cache reads, cache writes, audio and image input; `output_tokens` includes reasoning and
+    audio.
     """
 
     input_tokens: int

@@ -1,4 +1,4 @@
-"""What control knows of tenants, as the gateway holds it: owners, teams, keys, policies, limits, budgets, provider keys.
+"""What control knows of tenants, as the gateway holds it: owners, teams, keys, policies, limits, budgets.
 
 Plain values with stable ids, sent over `link` as one snapshot and then as versioned deltas. Amounts are pico-USD,
 instants nanoseconds since the epoch. `bursar.core.policy` compiles a key and its team into one effective policy.
