@@ -3,7 +3,7 @@
 A Protocol grows only when a stage needs it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from bursar.core.calls import Call, Edits, Usage
@@ -69,6 +69,63 @@ class Dialect(Protocol):
         ...
 
     def stream_meter(self, call: Call, edits: Edits) -> StreamMeter: ...
+
+
+# ---- the two sides of the wire ---------------------------------------------------------------------------------------
+
+
+class Exchange(Protocol):
+    """One request of a client and its answer, as the server hands it to the pipeline at the end of the head."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]  # lower-case names
+    peer: str
+    received: float  # monotonic seconds
+    gone: bool  # the client has left
+    started: bool  # the answer's head was sent
+    on_gone: Callable[[], None] | None
+    on_flow: Callable[[bool], None] | None  # True = stop producing, False = go on
+
+    async def body(self) -> bytes:
+        """The whole body. Raises Refusal(body_too_large | request_timeout | overloaded) or ClientGone."""
+        ...
+
+    def respond(self, status: int, headers: Sequence[tuple[str, str]] | bytes, body: bytes) -> None: ...
+
+    def start(self, status: int, headers: Sequence[tuple[str, str]] | bytes) -> None: ...
+
+    def write(self, chunk: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class UpstreamResponse(Protocol):
+    status: int
+    headers: dict[str, str]
+
+    async def read(self, limit: int) -> bytes: ...
+
+    async def relay(self, sink: Callable[[bytes], None]) -> None:
+        """Call `sink` with each piece of the body as it arrives; return at its end. Raises UpstreamFault."""
+        ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class EventSplitter(Protocol):
+    """Cuts a byte stream into whole server-sent events."""
+
+    def feed(self, data: bytes) -> list[bytes]: ...
+
+    def rest(self) -> bytes: ...
 
 
 # ---- secrets, audit --------------------------------------------------------------------------------------------------

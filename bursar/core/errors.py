@@ -43,6 +43,23 @@ class Refusal(Exception):
         return f"Refusal({self.word}: {self.message})"
 
 
+class UpstreamFault(Exception):
+    """The exchange with a provider broke: nobody decided it, so it is not a Refusal.
+
+    `sent` is False only when it is certain that no byte of the request was written to a socket: then, and only
+    then, its hold may be voided.
+    """
+
+    def __init__(self, kind: str, message: str = "", *, sent: bool) -> None:
+        super().__init__(message or kind)
+        self.kind = kind
+        self.sent = sent
+
+
+class ClientGone(Exception):
+    """The caller's connection was lost before its body was read: there is nobody left to answer."""
+
+
 _INVALID = "invalid_request_error"
 _RATE = "rate_limit_error"
 

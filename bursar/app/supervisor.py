@@ -1,0 +1,176 @@
+"""`bursar up`: binds the ports, starts gateway and control (and the emulator when it must answer), keeps them alive."""
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from bursar.app.banner import render_banner
+from bursar.app.child import Child
+from bursar.app.folder import FolderFault, FolderLock, prepare
+from bursar.app.listeners import PortFault, bind
+from bursar.app.spec import NodeSpec, Ready
+from bursar.config import Config
+
+_START_TIMEOUT = 20.0
+_CONTROL_GRACE = 5.0
+_TICK = 0.2
+
+# Only control may see provider keys of the environment (to seal them); the gateway gets them as leases.
+_SECRET_NAMES = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_PASSPHRASE", "_ACCESS_KEY")
+
+
+class CannotStart(Exception):
+    """One clear line for the person who typed `bursar up`."""
+
+
+class Supervisor:
+    """Owns the folder lock, the sockets and the children for the life of the process."""
+
+    def __init__(self, config: Config, env: Mapping[str, str], *, seal_env: bool) -> None:
+        self._config = config
+        self._env = env
+        self._seal_env = seal_env
+        self._stop_signals: list[int] = []
+        self._children: list[tuple[Child, NodeSpec | None]] = []
+        self._folder = Path()
+        self._emulator_socket: socket.socket | None = None
+
+    def run(self) -> int:
+        """Serve until SIGINT or SIGTERM; 0 after a clean drain. Raises CannotStart."""
+        try:
+            self._folder = prepare(Path(self._config.data))
+            lock = FolderLock(self._folder)
+            lock.take()
+            spec, sockets = self._listen()
+        except (FolderFault, PortFault) as fault:
+            raise CannotStart(str(fault)) from None
+        wake, _ = self._catch_signals()
+        try:
+            control, gateway = self._start_main(spec)
+            print(render_banner(self._config, self._folder, control), flush=True)
+            self._watch(wake)
+        finally:
+            drained = self._stop_all()
+            for held in sockets:
+                held.close()
+            lock.release()
+        return 0 if drained and gateway is not None else 1
+
+    def _listen(self) -> tuple[NodeSpec, list[socket.socket]]:
+        listen = self._config.listen
+        data = bind(listen.data.host, listen.data.port, "listen.data.port")
+        admin = bind(listen.admin.host, listen.admin.port, "listen.admin.port")
+        metrics = bind(listen.metrics.host, listen.metrics.port, "listen.metrics.port")
+        emulator = bind("127.0.0.1", 0, "listen")
+        self._emulator_socket = emulator
+        spec = NodeSpec(
+            config=self._config,
+            data=str(self._folder),
+            node=socket.gethostname(),
+            data_fds=[data.fileno()],
+            admin_fds=[admin.fileno()],
+            metrics_fds=[metrics.fileno()],
+            emulator_url=f"http://127.0.0.1:{emulator.getsockname()[1]}",
+            seal_env=self._seal_env,
+        )
+        return spec, [data, admin, metrics, emulator]
+
+    def _catch_signals(self) -> tuple[int, int]:
+        """A pipe that becomes readable when a signal arrives (self-pipe, as select wants it)."""
+        wake, poke = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(poke, False)
+        signal.set_wakeup_fd(poke)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda n, _frame: self._stop_signals.append(n))
+        signal.signal(signal.SIGHUP, lambda _n, _frame: self._reload())
+        return wake, poke
+
+    def _reload(self) -> None:
+        for child, _ in self._children:
+            child.signal(signal.SIGHUP)  # certificates are read anew
+
+    def _start_main(self, spec: NodeSpec) -> tuple[Ready, Ready]:
+        clean = {k: v for k, v in self._env.items() if not k.upper().endswith(_SECRET_NAMES)}
+        control = Child("control", ["bursar.app.control"], self._env, [*spec.admin_fds, *spec.metrics_fds])
+        gateway = Child("gateway", ["bursar.app.gateway"], clean, spec.data_fds)
+        for child in (control, gateway):
+            child.start(spec)
+            self._children.append((child, spec))
+        readies = [_await_ready(child) for child in (control, gateway)]
+        if readies[0].emulator:
+            self._start_emulator(clean)
+        self._write_pids()
+        return readies[0], readies[1]
+
+    def _start_emulator(self, env: Mapping[str, str]) -> None:
+        assert self._emulator_socket is not None
+        fd = self._emulator_socket.fileno()
+        bill = self._folder / "emulator" / "bill.jsonl"
+        bill.parent.mkdir(mode=0o700, exist_ok=True)
+        argv = ["bursar.providers.emulator", "--fd", str(fd), "--bill", str(bill)]
+        emulator = Child("emulator", argv, env, [fd])
+        emulator.start(None)
+        self._children.append((emulator, None))
+
+    def _watch(self, wake: int) -> None:
+        """Restart what dies until told to stop."""
+        while not self._stop_signals:
+            select.select([wake], [], [], _TICK)
+            try:
+                os.read(wake, 4096)
+            except BlockingIOError:
+                pass
+            changed = False
+            for child, spec in self._children:
+                status = child.died()
+                if status is not None:
+                    changed = True
+                    _say(f"{child.name} ended ({_status_words(status)}); starting it again")
+                if child.failing:
+                    raise CannotStart(f"{child.name} dies at every start; its last words are above")
+                if child.pid == 0 and time.monotonic() >= child.start_at:
+                    child.start(spec)
+                    changed = True
+            if changed:
+                self._write_pids()
+
+    def _stop_all(self) -> bool:
+        """Gateway first, so that calls in flight still reach control; True if all ended by themselves."""
+        order = {"gateway": self._config.drain_seconds + 2.0, "control": _CONTROL_GRACE, "emulator": 1.0}
+        clean = True
+        for name, grace in order.items():
+            for child, _ in self._children:
+                if child.name == name:
+                    clean = child.stop(signal.SIGTERM, grace) and clean
+        return clean
+
+    def _write_pids(self) -> None:
+        pids = {"supervisor": os.getpid(), **{child.name: child.pid for child, _ in self._children}}
+        temporary = self._folder / "run" / "pids.json.tmp"
+        temporary.write_bytes(msgspec.json.encode(pids))
+        temporary.replace(self._folder / "run" / "pids.json")
+
+
+def _await_ready(child: Child) -> Ready:
+    ready = child.wait_ready(_START_TIMEOUT)
+    if ready is None:
+        raise CannotStart(f"{child.name} did not start; its last words are above")
+    if ready.problem:
+        raise CannotStart(ready.problem)
+    return ready
+
+
+def _status_words(status: int) -> str:
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
+
+
+def _say(text: str) -> None:
+    print(f"bursar: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,86 @@
+"""Stage 9b: one streamed answer on its way to the caller, metered event by event and cut at its allowance.
+
+`feed` is called synchronously by the wire for each piece of the upstream's body: no task wakes per event. The stream
+goes on being read (but not written) after the caller has left, when policy says to drain; its usage is then exact.
+"""
+
+from collections.abc import Callable
+
+from bursar.ports import EventSplitter, Exchange, StreamMeter, UpstreamResponse
+
+# Longest plausible text per output token. Providers enforce the cap themselves; this backstop must never cut an
+# honest stream, so it assumes far more bytes a token than any tokenizer averages over a whole answer.
+_BYTES_PER_TOKEN = 8
+_SLACK_BYTES = 512
+
+CUT_WORD = "allowance_reached"
+
+
+class Relay:
+    """Between one upstream response and one caller. `first_event` and `cut` tell afterwards what happened."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        response: UpstreamResponse,
+        meter: StreamMeter,
+        splitter: EventSplitter,
+        *,
+        allowance: int,
+        monotonic: Callable[[], float],
+        on_input: Callable[[], None],
+    ) -> None:
+        self._exchange = exchange
+        self._response = response
+        self._splitter = splitter
+        self._allowance = allowance
+        self._most_bytes = allowance * _BYTES_PER_TOKEN + _SLACK_BYTES if allowance else 0
+        self._monotonic = monotonic
+        self._on_input = on_input
+        self._input_told = False
+        self.meter = meter
+        self.first_event = 0.0  # monotonic instant, 0 = none came
+        self.cut = False
+        self.events = 0
+        self.drained_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        """Meter and pass on one piece of the body. Raises ValueError when an event is larger than any real one."""
+        out = b""
+        for event in self._splitter.feed(data):
+            self.events += 1
+            out += self.meter.feed(event)
+            if self._most_bytes and self._passed_allowance():
+                self._close_cut(out)
+                return
+        if out and not self.first_event:
+            self.first_event = self._monotonic()
+        if not self._input_told and self.meter.input_usage is not None:
+            self._input_told = True
+            self._on_input()
+        if self._exchange.gone:
+            self.drained_bytes += len(data)
+        elif out:
+            self._exchange.write(out)
+
+    def finish(self) -> None:
+        """The upstream's body ended by itself: hand on what is left and close the caller's stream."""
+        rest = self._splitter.rest()
+        if not self._exchange.gone and not self.cut:
+            if rest:
+                self._exchange.write(self.meter.feed(rest))
+            self._exchange.finish()
+
+    def _passed_allowance(self) -> bool:
+        usage = self.meter.usage
+        if usage is not None and usage.output_tokens > self._allowance:
+            return not self.meter.ended
+        return self.meter.visible_bytes > self._most_bytes
+
+    def _close_cut(self, out: bytes) -> None:
+        self.cut = True
+        if not self._exchange.gone:
+            message = f"The stream passed its allowance of {self._allowance} output tokens"
+            self._exchange.write(out + self.meter.cut(CUT_WORD, message))
+            self._exchange.finish()
+        self._response.abort()

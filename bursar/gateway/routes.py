@@ -1,0 +1,42 @@
+"""Which request takes the way: method and path -> route. A path that is not here does not exist."""
+
+from typing import Literal, NamedTuple
+
+from bursar.core.calls import DialectName, Purpose
+from bursar.core.errors import Refusal
+
+
+class Route(NamedTuple):
+    name: str
+    dialect: DialectName
+    purpose: Purpose
+    kind: Literal["metered", "models"]
+
+
+_CHAT = Route("chat", "openai", "inference", "metered")
+_MESSAGES = Route("messages", "anthropic", "inference", "metered")
+_COUNT = Route("count_tokens", "anthropic", "inference", "metered")
+_MODELS = Route("models", "openai", "inference", "models")
+
+ROUTES: dict[str, dict[str, Route]] = {
+    "/v1/chat/completions": {"POST": _CHAT},
+    "/v1/messages": {"POST": _MESSAGES},
+    "/v1/messages/count_tokens": {"POST": _COUNT},
+    "/v1/models": {"GET": _MODELS},
+}
+
+
+def find_route(method: str, path: str) -> Route:
+    """The route of a request. Raises Refusal(not_found | method_not_allowed)."""
+    methods = ROUTES.get(path)
+    if methods is None:
+        raise Refusal("not_found", f"There is no route {path[:200]}", f"Routes: {', '.join(sorted(ROUTES))}")
+    route = methods.get(method)
+    if route is None:
+        raise Refusal("method_not_allowed", f"{path} takes {', '.join(methods)}", facts={"allow": ", ".join(methods)})
+    return route
+
+
+def dialect_of_path(path: str) -> DialectName:
+    """In whose words a request that found no route is answered."""
+    return "anthropic" if path.startswith("/v1/messages") else "openai"

@@ -1,0 +1,134 @@
+"""Control's end of the link: a unix socket that only this user can reach, one session a gateway."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Protocol
+
+from bursar.core.directory import Delta, Snapshot
+from bursar.core.errors import Refusal
+from bursar.core.secret import Secret
+from bursar.core.telemetry import MetricsDelta
+from bursar.link import messages as m
+from bursar.link.frames import Channel, LinkBroken
+
+_PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of SO_PEERCRED (unix(7))
+
+
+class Services(Protocol):
+    """What control does for a gateway."""
+
+    def snapshot(self) -> Snapshot: ...
+
+    def pepper(self) -> bytes: ...
+
+    async def release(self, node: str, secret_id: str, version: int) -> tuple[Secret, int]:
+        """The value and the instant (ns) at which the lease ends. Raises Refusal."""
+        ...
+
+    async def count_uses(self, node: str, counts: list[tuple[str, int, int]]) -> None: ...
+
+    def count(self, node: str, delta: MetricsDelta) -> None: ...
+
+    async def happened(self, node: str, word: str, subject: str, facts: dict[str, str | int]) -> None: ...
+
+
+class ControlEnd:
+    """Serves gateways; `publish` and `revoke` reach every one that is connected."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._channels: dict[Channel[m.ToControl], str] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.AbstractServer | None = None
+
+    async def start(self, path: Path) -> None:
+        path.unlink(missing_ok=True)  # noqa: ASYNC240  # one unlink at start, before anything is served
+        listener = socket.socket(socket.AF_UNIX)
+        previous = os.umask(0o177)  # the socket must never exist with wider rights, not even for a moment
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(previous)
+        self._server = await asyncio.start_unix_server(self._session, sock=listener)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for channel in list(self._channels):
+            channel.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def nodes(self) -> list[str]:
+        return sorted(self._channels.values())
+
+    def publish(self, delta: Delta) -> None:
+        for channel in self._channels:
+            channel.send(m.Changed(delta=delta))
+
+    def revoke(self, secret_id: str, version: int) -> None:
+        for channel in self._channels:
+            channel.send(m.LeaseRevoked(secret_id=secret_id, version=version))
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        channel: Channel[m.ToControl] = Channel(reader, writer, m.ToControl)  # type: ignore[arg-type]  # a union
+        try:
+            if _peer_uid(writer) != os.getuid():
+                return
+            hello = await channel.receive()
+            if not isinstance(hello, m.Hello):
+                return
+            # No await between the snapshot and joining the channels: a change in between would be lost.
+            channel.send(m.Welcome(snapshot=self._services.snapshot(), pepper=self._services.pepper()))
+            self._channels[channel] = hello.node
+            while True:
+                self._take(hello.node, await channel.receive(), channel)
+        except LinkBroken:
+            pass  # the gateway went away; it reconnects by itself
+        finally:
+            self._channels.pop(channel, None)
+            channel.close()
+
+    def _take(self, node: str, message: m.ToControl, channel: Channel[m.ToControl]) -> None:
+        match message:
+            case m.Metrics():
+                self._services.count(node, message.delta)
+            case m.LeaseAsk():
+                self._start(self._lease(node, message, channel))
+            case m.Uses():
+                self._start(self._services.count_uses(node, message.counts))
+            case m.Happened():
+                self._start(self._services.happened(node, message.word, message.subject, message.facts))
+            case m.Hello():
+                pass  # said twice: harmless
+
+    async def _lease(self, node: str, ask: m.LeaseAsk, channel: Channel[m.ToControl]) -> None:
+        try:
+            value, expires_at = await self._services.release(node, ask.secret_id, ask.version)
+        except Refusal as refusal:
+            channel.send(m.LeaseRefused(ask=ask.ask, word=refusal.word, message=refusal.message))
+            return
+        granted = m.LeaseGranted(
+            ask=ask.ask, secret_id=ask.secret_id, version=ask.version, value=value.reveal(), expires_at=expires_at
+        )
+        channel.send(granted)
+
+    def _start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int:
+    peer: socket.socket = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
+        return int(_PEER_CREDENTIALS.unpack(raw)[1])
+    return -1

@@ -1,0 +1,132 @@
+"""The gateway's end of the link: keeps it open, hands on what control says, asks for provider keys."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from bursar.core.directory import Delta, Snapshot
+from bursar.core.errors import Refusal
+from bursar.core.secret import Secret
+from bursar.link import messages as m
+from bursar.link.frames import Channel, LinkBroken
+
+_FIRST_RETRY = 0.01
+_LONGEST_RETRY = 0.5
+_LEASE_WAIT = 5.0  # seconds a call may wait for control to release a provider key
+
+
+class Granted(msgspec.Struct, frozen=True):
+    value: Secret
+    expires_at: int  # ns
+
+
+class GatewayEnd:
+    """Reconnects for ever: the gateway keeps serving on its last snapshot and live leases while control is away."""
+
+    def __init__(
+        self,
+        path: Path,
+        hello: m.Hello,
+        *,
+        on_welcome: Callable[[Snapshot, bytes], None],
+        on_delta: Callable[[Delta], None],
+        on_revoked: Callable[[str, int], None],
+    ) -> None:
+        self._path = path
+        self._hello = hello
+        self._on_welcome = on_welcome
+        self._on_delta = on_delta
+        self._on_revoked = on_revoked
+        self._channel: Channel[m.ToGateway] | None = None
+        self._asks: dict[int, asyncio.Future[Granted]] = {}
+        self._numbers = itertools.count(1)
+        self.connected = asyncio.Event()
+
+    async def run(self) -> None:
+        """Hold the link until cancelled."""
+        pause = _FIRST_RETRY
+        while True:
+            try:
+                await self._session()
+                pause = _FIRST_RETRY
+            except (LinkBroken, OSError):
+                pause = min(pause * 2, _LONGEST_RETRY)
+            await asyncio.sleep(pause)
+
+    def send(self, message: msgspec.Struct) -> bool:
+        """True if the message was queued on a live link."""
+        if self._channel is None:
+            return False
+        self._channel.send(message)
+        return True
+
+    async def release(self, secret_id: str, version: int) -> Granted:
+        """Ask control for a provider key. Raises Refusal with control's word, or `no_provider_key` while it is away."""
+        if self._channel is None:
+            raise _control_away()
+        ask = next(self._numbers)
+        answer: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
+        self._asks[ask] = answer
+        try:
+            self._channel.send(m.LeaseAsk(ask=ask, secret_id=secret_id, version=version))
+            async with asyncio.timeout(_LEASE_WAIT):
+                return await answer
+        except TimeoutError:
+            raise _control_away() from None
+        finally:
+            self._asks.pop(ask, None)
+
+    async def _session(self) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(self._path))
+        channel: Channel[m.ToGateway] = Channel(reader, writer, m.ToGateway)  # type: ignore[arg-type]  # a union
+        try:
+            channel.send(self._hello)
+            while True:
+                self._take(await channel.receive(), channel)
+        finally:
+            self._channel = None
+            self.connected.clear()
+            channel.close()
+            self._fail_asks()
+
+    def _take(self, message: m.ToGateway, channel: Channel[m.ToGateway]) -> None:
+        match message:
+            case m.Welcome():
+                self._on_welcome(message.snapshot, message.pepper)
+                self._channel = channel
+                self.connected.set()
+            case m.Changed():
+                self._on_delta(message.delta)
+            case m.LeaseGranted():
+                granted = Granted(Secret(message.value), message.expires_at)
+                self._answer(message.ask, granted)
+            case m.LeaseRefused():
+                self._answer(message.ask, Refusal(message.word, message.message))
+            case m.LeaseRevoked():
+                self._on_revoked(message.secret_id, message.version)
+
+    def _answer(self, ask: int, outcome: Granted | Refusal) -> None:
+        waiting = self._asks.get(ask)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(outcome, Refusal):
+            waiting.set_exception(outcome)
+        else:
+            waiting.set_result(outcome)
+
+    def _fail_asks(self) -> None:
+        for waiting in self._asks.values():
+            if not waiting.done():
+                waiting.set_exception(_control_away())
+
+
+def _control_away() -> Refusal:
+    return Refusal(
+        "no_provider_key",
+        "The control process, which releases provider keys, does not answer",
+        "Try again in a moment; `bursar status` shows whether it is up",
+        retry_after=1,
+    )

@@ -1,0 +1,91 @@
+"""What gateway and control say to each other over the unix socket. One tagged struct a message, msgpack in a frame."""
+
+import msgspec
+
+from bursar.core.directory import Delta, Snapshot
+from bursar.core.telemetry import MetricsDelta
+
+
+class Message(msgspec.Struct, kw_only=True, tag=True):
+    """Base of all messages: the tag is the class name."""
+
+
+# ---- gateway -> control
+
+
+class Hello(Message):
+    """First word of a gateway. `version` is the directory version it still holds (0 = none)."""
+
+    node: str
+    pid: int
+    version: int = 0
+
+
+class LeaseAsk(Message):
+    """Release this provider key to me; answered by LeaseGranted or LeaseRefused with the same `ask`."""
+
+    ask: int
+    secret_id: str
+    version: int
+
+
+class Uses(Message):
+    """Uses of leased provider keys since the last message: (secret id, version, count)."""
+
+    counts: list[tuple[str, int, int]]
+
+
+class Metrics(Message):
+    delta: MetricsDelta
+
+
+class Happened(Message):
+    """Something an owner or operator must learn of: overage, threshold, unreconciled holds, a refused provider key."""
+
+    word: str
+    subject: str
+    facts: dict[str, str | int] = {}
+
+
+# ---- control -> gateway
+
+
+class Welcome(Message):
+    """Answer to Hello: the whole directory and the pepper under which virtual keys are digested."""
+
+    snapshot: Snapshot
+    pepper: bytes
+
+
+class Changed(Message):
+    delta: Delta
+
+
+class LeaseGranted(Message):
+    """A provider key in clear. Never logged, never repr'd: see `__repr__`."""
+
+    ask: int
+    secret_id: str
+    version: int
+    value: str
+    expires_at: int  # ns
+
+    def __repr__(self) -> str:
+        return f"LeaseGranted({self.secret_id} v{self.version}, ***)"
+
+
+class LeaseRefused(Message):
+    ask: int
+    word: str
+    message: str
+
+
+class LeaseRevoked(Message):
+    """Forget this version at once."""
+
+    secret_id: str
+    version: int
+
+
+ToControl = Hello | LeaseAsk | Uses | Metrics | Happened
+ToGateway = Welcome | Changed | LeaseGranted | LeaseRefused | LeaseRevoked
