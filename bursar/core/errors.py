@@ -107,5 +107,18 @@ RULES: dict[str, Rule] = {
     "upstream_timeout": Rule(504, "server_error", "timeout_error", True, "The provider did not answer in time"),
     "upstream_broken": Rule(502, "server_error", "api_error", False, "The provider's answer broke off"),
     "upstream_key_refused": Rule(502, "server_error", "api_error", False, "The provider refused its key"),
+    # -- provider keys in the store
+    "secret_not_found": Rule(404, _INVALID, "not_found_error", False, "No such provider key"),
+    "duplicate_secret": Rule(409, _INVALID, _INVALID, False, "The same provider key is already stored"),
+    "invalid_address": Rule(400, _INVALID, _INVALID, False, "The address of a provider key is malformed"),
+    "invalid_tags": Rule(400, _INVALID, _INVALID, False, "The tags of a provider key are malformed"),
+    "invalid_secret": Rule(400, _INVALID, _INVALID, False, "The value cannot be a provider key"),
+    "secrets_unavailable": Rule(503, "server_error", "api_error", True, "The secret store cannot be reached"),
+    "wrapper_lost": Rule(503, "server_error", "api_error", False, "The key that wraps this secret is not loaded"),
+    "wrapper_wrong": Rule(503, "server_error", "api_error", False, "The wrapping key is not the one used to seal"),
+    "wrapper_unsafe": Rule(503, "server_error", "api_error", False, "The wrapping key is open to others or too weak"),
+    "tags_changed": Rule(503, "server_error", "api_error", False, "The address or tags are not those sealed"),
+    "tampered": Rule(503, "server_error", "api_error", False, "The sealed secret was altered"),
+    "format_unknown": Rule(503, "server_error", "api_error", False, "The sealed secret has an unknown format"),
     "internal_error": Rule(500, "server_error", "api_error", True, "Something failed inside Bursar"),
 }
