@@ -1,0 +1,173 @@
+"""What this node is: the fields of `bursar.yaml`, their kinds and their defaults, as one frozen tree of values.
+
+Tenants are not here but in the directory. Spans are ``250ms``, ``30s``, ``1h30m`` or a number of seconds; sizes
+``64kB``, ``32MiB`` or a number of bytes. `bursar.config.load` reads and checks; a process that is handed a checked tree
+needs only this module.
+"""
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+
+from bursar.core.units import parse_duration
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Quirk = Literal["no_stream_options", "max_tokens_only", "max_completion_tokens_only", "no_usage"]
+AuthHeader = Literal["bearer", "x-api-key", "api-key", "none"]
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s)?", re.ASCII)
+_SIZE = re.compile(r"(\d+)\s*(B|kB|KB|KiB|MB|MiB|GB|GiB)?", re.ASCII)
+_SIZES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
+
+
+def parse_span(raw: object) -> float:
+    """Seconds of ``250ms``, ``30s``, ``1h30m`` or a number. Raises ValueError."""
+    text = str(raw).strip()
+    match = _SPAN.fullmatch(text) if not isinstance(raw, bool) else None
+    if match:
+        return float(match[1]) / (1000 if match[2] == "ms" else 1)
+    try:
+        return float(parse_duration(text))
+    except ValueError:
+        raise ValueError(f"not a span of time: `{text[:24]}` (write 250ms, 30s, 1h30m)") from None
+
+
+def parse_size(raw: object) -> int:
+    """Bytes of ``64kB``, ``32MiB`` or a whole number. Raises ValueError."""
+    text = str(raw).strip()
+    match = _SIZE.fullmatch(text) if not isinstance(raw, bool) else None
+    if not match:
+        raise ValueError(f"not a size: `{text[:24]}` (write 64kB, 32MiB or a number of bytes)")
+    return int(match[1]) * _SIZES[match[2] or ""]
+
+
+Seconds = Annotated[float, msgspec.Meta(extra={"parse": parse_span})]
+Size = Annotated[int, msgspec.Meta(extra={"parse": parse_size})]
+
+
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    """PEM files of the data port; re-read when they change."""
+
+    cert: str
+    key: str
+
+
+class DataListener(msgspec.Struct, frozen=True, kw_only=True):
+    host: str = "127.0.0.1"
+    port: Port = 4000
+    tls: Tls | None = None
+
+
+class AdminListener(msgspec.Struct, frozen=True, kw_only=True):
+    """`hosts`: further names under which the admin API may be called; anything else is refused (DNS rebinding)."""
+
+    host: str = "127.0.0.1"
+    port: Port = 4001
+    hosts: tuple[str, ...] = ()
+
+
+class MetricsListener(msgspec.Struct, frozen=True, kw_only=True):
+    host: str = "127.0.0.1"
+    port: Port = 4002
+
+
+class Listen(msgspec.Struct, frozen=True, kw_only=True):
+    data: DataListener = DataListener()
+    admin: AdminListener = AdminListener()
+    metrics: MetricsListener = MetricsListener()
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True):
+    """Caps and deadlines of the data port. The head's cap (64 kB) is law, not configuration."""
+
+    max_body: Size = 32 * 2**20
+    max_connections: Count = 20_000
+    max_bytes_in_flight: Size = 512 * 2**20
+    head_timeout: Seconds = 10
+    body_timeout: Seconds = 60
+    idle_timeout: Seconds = 75
+    min_body_rate: Size = 1024  # bytes per second, once the body is a few seconds old
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Deadlines of one exchange with a provider."""
+
+    connect: Seconds = 10
+    head: Seconds = 600  # request sent -> status line
+    first_byte: Seconds = 600  # status line -> first byte of the body
+    between_bytes: Seconds = 120
+    total: Seconds = 1800
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """One upstream. Its keys are not here: `bursar secrets put` seals them."""
+
+    dialect: Literal["openai", "anthropic"]
+    base_url: str
+    auth: AuthHeader = "bearer"
+    headers: dict[str, str] = {}  # added to each request; no credentials
+    quirks: tuple[Quirk, ...] = ()
+    models: tuple[str, ...] = ()  # globs of the model names served here
+    deployments: dict[str, str] = {}  # the upstream's own name -> the model by which it is priced
+    allow_private: bool = False  # base_url may lie in a private network (vLLM, Ollama, ...)
+    timeouts: Timeouts = Timeouts()
+    enabled: bool = True
+
+
+class Wrapper(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the key-encryption key comes from. `path` empty = `wrapping.key` in the data folder."""
+
+    kind: Literal["keyfile", "passphrase"] = "keyfile"
+    path: str = ""  # keyfile only
+    passphrase_env: str = "BURSAR_PASSPHRASE"  # noqa: S105 - the name of the variable, not its value
+
+
+class FileSink(msgspec.Struct, frozen=True, kw_only=True):
+    """A further copy of the audit, as JSON lines."""
+
+    path: str
+    required: bool = False  # True: nothing is released while it cannot be written
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """`audit.db` in the data folder always is a sink; these come on top."""
+
+    files: tuple[FileSink, ...] = ()
+    timeout: Seconds = 5  # per sink
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    top_keys: Count = 50  # keys with series of their own; the rest is "other"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole tree, as checked."""
+
+    node: str = "main"
+    data: str = "bursar-data"  # folder; relative to the working directory
+    listen: Listen = Listen()
+    wire: Wire = Wire()
+    durability: Literal["process", "power"] = "process"
+    wrapper: Wrapper = Wrapper()
+    providers: dict[str, Provider] = {}
+    emulator: Literal["auto", "off"] = "auto"  # auto: answers while no provider key is stored
+    audit: Audit = Audit()
+    metrics: Metrics = Metrics()
+    drain: Seconds = 30  # how long open streams may run on after a stop
+
+
+BUILTIN_PROVIDERS: dict[str, dict[str, object]] = {
+    "openai": {
+        "dialect": "openai",
+        "base_url": "https://api.openai.com/v1",
+        "models": ["gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "codex-*", "text-embedding-*"],
+    },
+    "anthropic": {
+        "dialect": "anthropic",
+        "base_url": "https://api.anthropic.com",
+        "auth": "x-api-key",
+        "models": ["claude-*"],
+    },
+}

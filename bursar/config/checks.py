@@ -1,0 +1,131 @@
+"""What kinds alone cannot say: faults within one text and between fields. Opens nothing."""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+from bursar.config import Config, Provider
+from bursar.core.strict import Fault
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key", "proxy-authorization", "cookie", "x-goog-api-key"})
+_FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer"})
+
+
+def check(config: Config) -> list[Fault]:
+    """Every fault between fields, in the order of the tree."""
+    return [fault for rule in _RULES for fault in rule(config)]
+
+
+def check_files(config: Config) -> list[Fault]:
+    """Files that the settings name and that must exist before a start. Apart from `load`: a check may run elsewhere."""
+    named = {}
+    if config.listen.data.tls:
+        named = {"listen.data.tls.cert": config.listen.data.tls.cert, "listen.data.tls.key": config.listen.data.tls.key}
+    return [
+        Fault(path, "no_such_file", f"there is no file {name}", "give the path of a PEM file")
+        for path, name in named.items()
+        if not Path(name).is_file()
+    ]
+
+
+def _ports(config: Config) -> Iterator[Fault]:
+    taken: dict[int, str] = {}
+    listen = config.listen
+    for name, host, port in (
+        ("data", listen.data.host, listen.data.port),
+        ("admin", listen.admin.host, listen.admin.port),
+        ("metrics", listen.metrics.host, listen.metrics.port),
+    ):
+        if port and port in taken:
+            yield Fault(
+                f"listen.{name}.port", "bad_value", f"{port} is also the port of listen.{taken[port]}", "choose another"
+            )
+        taken[port] = name
+        if not host:
+            yield Fault(f"listen.{name}.host", "bad_value", "is empty", "write 127.0.0.1, or 0.0.0.0 for all addresses")
+
+
+def _spans(config: Config) -> Iterator[Fault]:
+    for name in ("head_timeout", "body_timeout", "idle_timeout"):
+        if not getattr(config.wire, name) > 0:
+            yield Fault(f"wire.{name}", "bad_value", "must be above zero", "write for example 10s")
+    if config.wire.max_body > config.wire.max_bytes_in_flight:
+        yield Fault(
+            "wire.max_body", "bad_value", "is larger than wire.max_bytes_in_flight", "no such body could be read"
+        )
+
+
+def _node(config: Config) -> Iterator[Fault]:
+    if not _NAME.fullmatch(config.node):
+        yield Fault("node", "bad_value", "is not a name", "use a-z, 0-9, `.`, `_` and `-`")
+    if not config.data:
+        yield Fault("data", "bad_value", "is empty", "name the folder in which Bursar keeps its state")
+    if config.wrapper.kind == "passphrase" and config.wrapper.path:
+        yield Fault("wrapper.path", "bad_value", "has no meaning with a passphrase", "remove it, or use kind: keyfile")
+
+
+def _providers(config: Config) -> Iterator[Fault]:
+    for name, provider in config.providers.items():
+        path = f"providers.{name}"
+        if not _NAME.fullmatch(name):
+            yield Fault(path, "bad_value", "is not a name for a provider", "use a-z, 0-9, `.`, `_` and `-`")
+        if provider.enabled:
+            yield from _base_url(path, provider)
+            yield from _headers(path, provider)
+            yield from _served(path, provider)
+
+
+def _base_url(path: str, provider: Provider) -> Iterator[Fault]:
+    where = f"{path}.base_url"
+    try:
+        url = urlsplit(provider.base_url)
+        port_is_fine = url.port is None or url.port > 0
+    except ValueError:
+        port_is_fine = False
+    if not port_is_fine or url.scheme not in {"http", "https"} or not url.hostname:
+        yield Fault(where, "bad_value", "is not an http(s) address", "write for example https://api.openai.com/v1")
+        return
+    if url.username or url.password:
+        yield Fault(where, "bad_value", "holds a credential", "remove it; store the key with `bursar secrets put`")
+    if url.query or url.fragment:
+        yield Fault(where, "bad_value", "has a query or a fragment", "end it with the path")
+    if provider.allow_private:
+        return
+    if url.scheme == "http":
+        yield Fault(where, "bad_value", "would send the provider key in clear", "use https, or set allow_private: true")
+    if _is_private(url):
+        yield Fault(where, "bad_value", "lies in a private network", "set allow_private: true if that is meant")
+
+
+def _is_private(url: SplitResult) -> bool:
+    host = url.hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host == "localhost" or host.endswith((".localhost", ".internal", ".local"))
+
+
+def _headers(path: str, provider: Provider) -> Iterator[Fault]:
+    for name, value in provider.headers.items():
+        where = f"{path}.headers.{name}"
+        if name.lower() in _CREDENTIALS:
+            yield Fault(where, "bad_value", "is a credential", "store the key with `bursar secrets put` instead")
+        elif name.lower() in _FRAMING or not _HEADER.fullmatch(name):
+            yield Fault(where, "bad_value", "cannot be set", "remove it")
+        elif not value.isprintable():
+            yield Fault(where, "bad_value", "has a character that no header may hold", "write it on one line")
+
+
+def _served(path: str, provider: Provider) -> Iterator[Fault]:
+    if not provider.models and not provider.deployments:
+        yield Fault(f"{path}.models", "missing", "names no model", 'write models: ["*"] to serve any')
+    for index, pattern in enumerate(provider.models):
+        if not pattern or any(c.isspace() for c in pattern):
+            yield Fault(f"{path}.models[{index}]", "bad_value", "is not a model name or glob", 'write "gpt-4o*"')
+
+
+_RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (_node, _ports, _spans, _providers)
