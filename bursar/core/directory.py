@@ -4,7 +4,7 @@ Plain values with stable ids, sent over `link` as one snapshot and then as versi
 instants nanoseconds since the epoch. `bursar.core.policy` compiles a key and its team into one effective policy.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -141,6 +141,7 @@ class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
     source: str = "operator"
 
 
+Kind = Literal["owner", "team", "key", "budget", "provider_key", "price"]
 Entity = Owner | Team | VirtualKey | BudgetDef | ProviderKey | PriceOverride
 
 
@@ -167,3 +168,32 @@ class Delta(msgspec.Struct, kw_only=True):
     provider_keys: list[ProviderKey] = []
     prices: list[PriceOverride] = []
     gone: list[tuple[str, str]] = []
+
+
+class KindRow(NamedTuple):
+    """How one kind of entity is named in a Snapshot or Delta, and as what it is read back."""
+
+    field: str
+    type: type[Entity]
+
+
+KINDS: dict[Kind, KindRow] = {
+    "owner": KindRow("owners", Owner),
+    "team": KindRow("teams", Team),
+    "key": KindRow("keys", VirtualKey),
+    "budget": KindRow("budgets", BudgetDef),
+    "provider_key": KindRow("provider_keys", ProviderKey),
+    "price": KindRow("prices", PriceOverride),
+}
+_KIND_OF: dict[type, Kind] = {row.type: kind for kind, row in KINDS.items()}
+
+
+def kind_of(entity: Entity) -> Kind:
+    return _KIND_OF[type(entity)]
+
+
+def id_of(entity: Entity) -> str:
+    """The id by which an entity is stored and by which `Delta.gone` names it."""
+    if isinstance(entity, PriceOverride):
+        return f"{entity.provider}/{entity.model}@{entity.from_ns}"
+    return entity.id

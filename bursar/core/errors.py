@@ -120,5 +120,17 @@ RULES: dict[str, Rule] = {
     "tags_changed": Rule(503, "server_error", "api_error", False, "The address or tags are not those sealed"),
     "tampered": Rule(503, "server_error", "api_error", False, "The sealed secret was altered"),
     "format_unknown": Rule(503, "server_error", "api_error", False, "The sealed secret has an unknown format"),
+    # -- administration
+    "admin_token_missing": Rule(401, "authentication_error", "authentication_error", False, "No admin token was given"),
+    "admin_token_invalid": Rule(401, "authentication_error", "authentication_error", False, "Not the admin token"),
+    "too_many_guesses": Rule(429, "rate_limit_exceeded", _RATE, True, "Too many wrong admin tokens"),
+    "host_not_allowed": Rule(403, "permission_error", "permission_error", False, "The admin API has another name"),
+    "invalid_input": Rule(400, _INVALID, _INVALID, False, "What was sent does not fit"),
+    "unknown_id": Rule(404, _INVALID, "not_found_error", False, "Nothing has this id"),
+    "already_exists": Rule(409, _INVALID, _INVALID, False, "The id is taken"),
+    "in_use": Rule(409, _INVALID, _INVALID, False, "Something else still needs it"),
+    "policy_widens": Rule(409, _INVALID, _INVALID, False, "A key may only narrow what its team allows"),
+    "directory_changed": Rule(409, _INVALID, _INVALID, True, "The directory was changed by somebody else"),
+    "directory_unavailable": Rule(503, "server_error", "api_error", True, "The directory cannot be written"),
     "internal_error": Rule(500, "server_error", "api_error", True, "Something failed inside Bursar"),
 }
