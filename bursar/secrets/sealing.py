@@ -1,0 +1,231 @@
+"""Envelope encryption of one secret version: the sealed form, and the only code that opens it.
+
+Each version has a data key of its own (256 random bits), wrapped by one or more key-encryption keys. The sealed form,
+format 1, is final; a reader refuses every format it does not know:
+
+    bytes 0-3    magic "BSRS"
+    byte  4      format (1)
+    then         msgpack array, in its one canonical encoding:
+                 [secret id, version, tag digest (32), commitment (32), nonce (12),
+                  [[wrapper id, wrapped data key], ...], ciphertext with its 16-byte tag]
+    last 32      HMAC-SHA256 over all bytes before it
+
+From the data key, by HKDF-SHA256 (RFC 5869) without salt and with info "bursar seal 1 <use>": the AES-256-GCM key
+("encrypt"), the commitment ("commit") and the HMAC key ("header").
+
+- Associated data: format, secret id, version and tag digest (`associated_data`). A value moved to another entry,
+  another version or under other tags does not open.
+- GCM does not commit to its key: one ciphertext can be made to open under two. The commitment is compared in constant
+  time before anything is decrypted.
+- The data key is wrapped with the secret id and version as context, not the wrapper list, so that `rewrap` changes
+  wrappers without touching the ciphertext. The HMAC covers the list: no entry is added, dropped or spoiled unseen.
+
+What it does not do: tell an old row, put back whole, from the present one; wipe memory (Python cannot promise it).
+"""
+
+import hmac
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from bursar.core.errors import Refusal
+from bursar.core.secret import Secret
+from bursar.ports import Entropy, KeyWrapper
+
+FORMAT = 1
+MAX_WRAPPERS = 8
+_MAGIC = b"BSRS"
+_HEAD = _MAGIC + bytes([FORMAT])
+_MAC = 32
+_MAX_BLOB = 1 << 20
+
+
+class SealError(Refusal):
+    """A sealed secret does not open. Words: wrapper_lost, wrapper_wrong, tags_changed, tampered, format_unknown."""
+
+
+class WrapperError(SealError):
+    """A key-encryption key is missing, wrong or unsafe. Words: wrapper_lost, wrapper_wrong, wrapper_unsafe."""
+
+
+Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Bytes12 = Annotated[bytes, msgspec.Meta(min_length=12, max_length=12)]
+
+
+class _Sealed(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    secret_id: str
+    version: int
+    tag_digest: Bytes32
+    commitment: Bytes32
+    nonce: Bytes12
+    wrapped: Annotated[list[tuple[str, bytes]], msgspec.Meta(min_length=1, max_length=MAX_WRAPPERS)]
+    ciphertext: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Sealed)
+
+
+class _DataKey:
+    """Holds the raw key out of reach of a repr, so that no traceback with local variables shows it."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def __repr__(self) -> str:
+        return "DataKey(***)"
+
+    def wrap(self, wrapper: KeyWrapper, context: bytes) -> tuple[str, bytes]:
+        return wrapper.id, wrapper.wrap(self._raw, context)
+
+    def derive(self, use: bytes) -> bytes:
+        return HKDF(SHA256(), 32, salt=None, info=b"bursar seal 1 " + use).derive(self._raw)
+
+    def cipher(self) -> AESGCM:
+        return AESGCM(self.derive(b"encrypt"))
+
+    def mac(self, covered: bytes) -> bytes:
+        return hmac.digest(self.derive(b"header"), covered, "sha256")
+
+
+def associated_data(secret_id: str, version: int, tag_digest: bytes) -> bytes:
+    """What GCM authenticates beside the value; each part has a fixed or prefixed length, so none runs into the next."""
+    return wrap_context(secret_id, version) + tag_digest
+
+
+def wrap_context(secret_id: str, version: int) -> bytes:
+    """What a wrapped data key is bound to."""
+    raw = secret_id.encode()
+    return b"bursar seal\0" + bytes([FORMAT]) + len(raw).to_bytes(2) + raw + version.to_bytes(8)
+
+
+def seal(
+    secret_id: str, version: int, tag_digest: bytes, value: Secret, wrappers: Sequence[KeyWrapper], entropy: Entropy
+) -> bytes:
+    """The sealed form of a value under a fresh data key, openable by each of `wrappers`.
+
+    `tag_digest` is `bursar.core.provider_keys.tag_digest`. Raises WrapperError when a wrapper cannot wrap, ValueError
+    for no or too many wrappers.
+    """
+    data_key = _DataKey(entropy.token_bytes(32))
+    nonce = entropy.token_bytes(12)
+    aad = associated_data(secret_id, version, tag_digest)
+    ciphertext = _encrypt(data_key, nonce, value, aad)
+    wrapped = _wrap_all(data_key, wrappers, wrap_context(secret_id, version))
+    return _framed(
+        _Sealed(secret_id, version, tag_digest, data_key.derive(b"commit"), nonce, wrapped, ciphertext), data_key
+    )
+
+
+def open_sealed(blob: bytes, secret_id: str, version: int, tag_digest: bytes, wrappers: Sequence[KeyWrapper]) -> Secret:
+    """The value, if `blob` was sealed for just this entry, version and tags. Raises SealError otherwise."""
+    sealed = _parse(blob)
+    if (sealed.secret_id, sealed.version) != (secret_id, version):
+        raise SealError("tampered", "The sealed secret belongs to another entry", _RESTORE, facts={"secret": secret_id})
+    if not hmac.compare_digest(sealed.tag_digest, tag_digest):
+        raise SealError(
+            "tags_changed", "Address or tags were changed past Bursar", _RESTORE, facts={"secret": secret_id}
+        )
+    data_key = _unlock(blob, sealed, wrappers)
+    value = _decrypt(data_key, sealed.nonce, sealed.ciphertext, associated_data(secret_id, version, tag_digest))
+    if value is None:
+        raise _altered(secret_id)
+    return value
+
+
+def rewrap(blob: bytes, opening: Sequence[KeyWrapper], sealing: Sequence[KeyWrapper]) -> bytes:
+    """The same ciphertext under other key-encryption keys: `opening` unwraps the data key, `sealing` wrap it anew.
+
+    The value is not decrypted. Raises SealError when the blob does not unlock, ValueError for no or too many wrappers.
+    """
+    sealed = _parse(blob)
+    data_key = _unlock(blob, sealed, opening)
+    wrapped = _wrap_all(data_key, sealing, wrap_context(sealed.secret_id, sealed.version))
+    return _framed(msgspec.structs.replace(sealed, wrapped=wrapped), data_key)
+
+
+def wrapper_ids(blob: bytes) -> tuple[str, ...]:
+    """Which key-encryption keys open this blob. Not authenticated: a hint for finding the right one."""
+    return tuple(wrapper_id for wrapper_id, _ in _parse(blob).wrapped)
+
+
+_RESTORE = "Restore the row from a backup, or store the key again"
+
+
+def _altered(secret_id: str) -> SealError:
+    return SealError("tampered", "The sealed secret was altered", _RESTORE, facts={"secret": secret_id})
+
+
+def _encrypt(data_key: _DataKey, nonce: bytes, value: Secret, aad: bytes) -> bytes:
+    # Lone surrogates (a value read from an odd environment) make the round trip: a codec error would carry the value.
+    return data_key.cipher().encrypt(nonce, value.reveal().encode("utf-8", "surrogatepass"), aad)
+
+
+def _decrypt(data_key: _DataKey, nonce: bytes, ciphertext: bytes, aad: bytes) -> Secret | None:
+    try:
+        return Secret(data_key.cipher().decrypt(nonce, ciphertext, aad).decode("utf-8", "surrogatepass"))
+    except (InvalidTag, UnicodeDecodeError):
+        return None
+
+
+def _wrap_all(data_key: _DataKey, wrappers: Sequence[KeyWrapper], context: bytes) -> list[tuple[str, bytes]]:
+    if not 1 <= len({wrapper.id for wrapper in wrappers}) == len(wrappers) <= MAX_WRAPPERS:
+        raise ValueError(f"a secret is sealed under 1 to {MAX_WRAPPERS} different wrappers")
+    return [data_key.wrap(wrapper, context) for wrapper in wrappers]
+
+
+def _framed(sealed: _Sealed, data_key: _DataKey) -> bytes:
+    covered = _HEAD + _encoder.encode(sealed)
+    return covered + data_key.mac(covered)
+
+
+def _parse(blob: bytes) -> _Sealed:
+    """The fields, if they stand in their one canonical encoding."""
+    if len(blob) > _MAX_BLOB or blob[:4] != _MAGIC:
+        raise SealError("tampered", "This is not a sealed secret", _RESTORE)
+    if blob[4:5] != _HEAD[4:]:
+        hint = "It was written by a newer Bursar, or damaged"
+        raise SealError("format_unknown", "The sealed secret has an unknown format", hint)
+    body = blob[len(_HEAD) : -_MAC]
+    try:
+        sealed = _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise SealError("tampered", "The sealed secret cannot be read", _RESTORE) from None
+    if _encoder.encode(sealed) != body or not 0 <= sealed.version < 1 << 63:
+        raise SealError("tampered", "The sealed secret is not in canonical form", _RESTORE)
+    return sealed
+
+
+def _unlock(blob: bytes, sealed: _Sealed, wrappers: Sequence[KeyWrapper]) -> _DataKey:
+    """The data key, proven to be the one committed to and every byte of the blob proven to be as sealed."""
+    data_key = _unwrap(sealed, {wrapper.id: wrapper for wrapper in wrappers})
+    if not hmac.compare_digest(data_key.derive(b"commit"), sealed.commitment):
+        raise _altered(sealed.secret_id)
+    if not hmac.compare_digest(data_key.mac(blob[:-_MAC]), blob[-_MAC:]):
+        raise _altered(sealed.secret_id)
+    return data_key
+
+
+def _unwrap(sealed: _Sealed, ring: dict[str, KeyWrapper]) -> _DataKey:
+    """Tries the wrappers in hand in the blob's order: when one is spoiled or away, the recovery wrapper serves."""
+    fault = WrapperError(
+        "wrapper_lost",
+        "No wrapping key in hand opens this secret",
+        "Load the one it was sealed under, or the recovery one",
+        facts={"sealed_under": ", ".join(wrapper_id for wrapper_id, _ in sealed.wrapped)},
+    )
+    context = wrap_context(sealed.secret_id, sealed.version)
+    for wrapper_id, wrapped in sealed.wrapped:
+        if wrapper_id in ring:
+            try:
+                return _DataKey(ring[wrapper_id].unwrap(wrapped, context))
+            except WrapperError as error:
+                fault = error
+    raise fault
