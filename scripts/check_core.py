@@ -11,7 +11,7 @@ from pathlib import Path
 
 PURE_MODULES = frozenset(
     """__future__ abc array base64 binascii bisect bursar calendar collections contextlib copy dataclasses datetime
-    decimal enum fnmatch fractions functools hashlib heapq hmac ipaddress itertools json math msgspec numbers operator
+    decimal difflib enum fnmatch fractions functools hashlib heapq hmac ipaddress itertools json math msgspec numbers operator
     re statistics string struct textwrap types typing unicodedata zlib zoneinfo""".split()  # noqa: SIM905  easier to read
 )
 IMPURE_CALLS = frozenset({"open", "print", "input", "eval", "exec", "__import__", "breakpoint"})
