@@ -1,0 +1,188 @@
+"""The directory in control: the present value of every tenant entity, and the one way to change it.
+
+A change is decided by a pure function on the present book, written to the audit, committed to the store, applied and
+announced to subscribers: in this order, one at a time. What the audit cannot record does not happen; what it recorded
+and the store then refused is recorded as failed.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar, cast
+
+import msgspec
+
+from bursar.core.directory import (
+    KINDS,
+    BudgetDef,
+    Delta,
+    Entity,
+    Kind,
+    Owner,
+    PriceOverride,
+    ProviderKey,
+    Snapshot,
+    Team,
+    VirtualKey,
+    id_of,
+    kind_of,
+)
+from bursar.core.errors import Refusal
+from bursar.ports import Clock
+
+E = TypeVar("E", Owner, Team, VirtualKey, BudgetDef, ProviderKey, PriceOverride)
+Facts = Mapping[str, str | int]
+
+
+class DirectoryStore(Protocol):
+    """Where the directory lies (`bursar.stores.directory_db`)."""
+
+    def snapshot(self) -> Snapshot: ...
+
+    def changes_since(self, version: int) -> list[Delta] | None: ...
+
+    def commit(self, delta: Delta, actor: str, action: str, at_ns: int) -> None:
+        """All of it or nothing. Raises Refusal(directory_changed | directory_unavailable)."""
+        ...
+
+
+class Audit(Protocol):
+    """Where it is written down who did what. Returns when it is durable; raises Refusal(audit_unavailable)."""
+
+    async def append(self, actor: str, action: str, target: str, facts: Facts) -> object: ...
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision wants: entities to put, ids to remove, and what the audit says of it (never a secret)."""
+
+    action: str  # "key.create", "budget.lower", ...
+    target: str  # "key/abcdefgh2345"
+    put: Sequence[Entity] = ()
+    gone: Sequence[tuple[Kind, str]] = ()
+    facts: Facts = {}
+
+
+class Book:
+    """The present directory by kind and id. Read it freely; only `Directory` writes."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.version = snapshot.version
+        self._by_kind: dict[Kind, dict[str, Entity]] = {
+            kind: {id_of(entity): entity for entity in getattr(snapshot, row.field)} for kind, row in KINDS.items()
+        }
+
+    def find(self, kind: type[E], entity_id: str) -> E | None:
+        return cast("E | None", self._by_kind[_KIND[kind]].get(entity_id))
+
+    def get(self, kind: type[E], entity_id: str) -> E:
+        """The entity, or Refusal(unknown_id)."""
+        entity = self.find(kind, entity_id)
+        if entity is None:
+            name = _KIND[kind].replace("_", " ")
+            raise Refusal("unknown_id", f"There is no {name} {entity_id[:64]!r}", f"See: {LIST_COMMAND[_KIND[kind]]}")
+        return entity
+
+    def all(self, kind: type[E]) -> list[E]:
+        """Every entity of a kind, ordered by id."""
+        entities = self._by_kind[_KIND[kind]]
+        return [cast("E", entities[entity_id]) for entity_id in sorted(entities)]
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            version=self.version,
+            owners=self.all(Owner),
+            teams=self.all(Team),
+            keys=self.all(VirtualKey),
+            budgets=self.all(BudgetDef),
+            provider_keys=self.all(ProviderKey),
+            prices=self.all(PriceOverride),
+        )
+
+    def differs(self, entity: Entity) -> bool:
+        return self._by_kind[kind_of(entity)].get(id_of(entity)) != entity
+
+    def apply(self, delta: Delta) -> None:
+        for kind, entity_id in delta.gone:
+            self._by_kind[cast(Kind, kind)].pop(entity_id, None)
+        for kind, row in KINDS.items():
+            for entity in getattr(delta, row.field):
+                self._by_kind[kind][id_of(entity)] = entity
+        self.version = delta.version
+
+
+_KIND: dict[type, Kind] = {row.type: kind for kind, row in KINDS.items()}
+LIST_COMMAND: dict[Kind, str] = {
+    "owner": "bursar owners list",
+    "team": "bursar teams list",
+    "key": "bursar keys list",
+    "budget": "bursar budgets list",
+    "provider_key": "bursar secrets list",
+    "price": "bursar prices show",
+}
+
+
+class Directory:
+    """The book with its store, its audit and its subscribers."""
+
+    def __init__(self, store: DirectoryStore, audit: Audit, clock: Clock) -> None:
+        self._store = store
+        self._audit = audit
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._running: set[asyncio.Task[None]] = set()
+        self._subscribers: list[Callable[[Delta], None]] = []
+        self.book = Book(store.snapshot())
+
+    def now(self) -> int:
+        """Nanoseconds since the epoch."""
+        return self._clock.now()
+
+    def snapshot(self) -> Snapshot:
+        return self.book.snapshot()
+
+    def changes_since(self, version: int) -> list[Delta] | None:
+        return self._store.changes_since(version)
+
+    def subscribe(self, callback: Callable[[Delta], None]) -> Callable[[], None]:
+        """Have `callback` called with every later change, in order, at once after its commit -> how to stop it.
+
+        It must not raise and not block: it stands between one change and the next.
+        """
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    async def change(self, actor: str, decide: Callable[[Book], Change]) -> None:
+        """Decide on the present book and carry it out. Raises what `decide` raises, or the audit's or store's Refusal.
+
+        A caller that is cancelled leaves a change that has begun to run to its end: audit and directory agree.
+        """
+        task = asyncio.create_task(self._carry_out(actor, decide))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        await asyncio.shield(task)
+
+    async def _carry_out(self, actor: str, decide: Callable[[Book], Change]) -> None:
+        async with self._turn:
+            change = decide(self.book)
+            delta = self._delta(change)
+            if delta is None:
+                return
+            facts = {**change.facts, "directory_version": delta.version}
+            await self._audit.append(actor, change.action, change.target, facts)
+            try:
+                self._store.commit(delta, actor, change.action, self.now())
+            except Refusal as refusal:
+                await self._audit.append(actor, f"{change.action}.failed", change.target, {"word": refusal.word})
+                raise
+            self.book.apply(delta)
+            for tell in tuple(self._subscribers):
+                tell(delta)
+
+    def _delta(self, change: Change) -> Delta | None:
+        """The next version; None when nothing would differ, so that a repeated command leaves no trace."""
+        put = [entity for entity in change.put if self.book.differs(entity)]
+        if not put and not change.gone:
+            return None
+        delta = Delta(version=self.book.version + 1, gone=list(change.gone))
+        for entity in put:
+            getattr(delta, KINDS[kind_of(entity)].field).append(entity)
+        return delta
