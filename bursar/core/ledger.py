@@ -1,0 +1,340 @@
+"""The ledger: holds and budgets as a state machine. Pure and synchronous; the reference for every money store.
+
+    HELD -> POSTED | VOIDED, once.      For a hard budget, posted + held <= limit at every hold.
+
+Deciding and applying are apart: `decide_hold`, `post`, `void`, ... look and return the record that would do it;
+`apply` alone changes anything, and replaying the records rebuilds the same state. A hold stays in the window that
+admitted it, also when it ends in a later one.
+"""
+
+from collections.abc import Callable, Iterable
+
+from bursar.core.directory import BudgetDef
+from bursar.core.errors import Refusal
+from bursar.core.ledger_budget import Budget, Row
+from bursar.core.ledger_records import (
+    MAX_AMOUNT,
+    Balance,
+    CorrectRecord,
+    DefineRecord,
+    EventKind,
+    Held,
+    HoldRecord,
+    HoldRequest,
+    LedgerEvent,
+    Leg,
+    PostRecord,
+    Record,
+    Settlement,
+    ShrinkRecord,
+    SnapshotRecord,
+    VoidRecord,
+    WindowRecord,
+    define_record,
+    usage_row,
+)
+from bursar.core.windows import span_of
+
+__all__ = ["Balance", "Held", "HoldRequest", "Ledger", "LedgerEvent", "OpenHold", "Settlement"]
+
+
+class OpenHold:
+    """A hold that has not ended: what it was made of, its present ceiling, and the windows it stands in."""
+
+    __slots__ = ("ceiling", "legs", "record")
+
+    def __init__(self, record: HoldRecord, ceiling: int, legs: list[tuple[Budget, Row, bool]]) -> None:
+        self.record = record
+        self.ceiling = ceiling
+        self.legs = legs  # budget, window, hard
+
+
+class Ledger:
+    """All budgets and open holds. `events` collects what owners are told; `ignored` counts what came too late."""
+
+    def __init__(self) -> None:
+        self.budgets: dict[str, Budget] = {}
+        self.open: dict[int, OpenHold] = {}
+        self.next_id = 1
+        self.events: list[LedgerEvent] = []
+        self.ignored: dict[str, int] = {}
+        self._appliers: dict[type, Callable[..., None]] = {
+            DefineRecord: self._define,
+            WindowRecord: self._window,
+            HoldRecord: self.apply_hold,
+            ShrinkRecord: self._shrink,
+            PostRecord: self.apply_post,
+            VoidRecord: self._void,
+            CorrectRecord: self._correct,
+            SnapshotRecord: self._restore,
+        }
+
+    # ---- decisions: look, change nothing
+
+    def define(self, definition: BudgetDef, now: int) -> DefineRecord | None:
+        """The record of a new or changed definition. Raises ValueError for one that means nothing."""
+        if definition.limit_pico < 0:
+            raise ValueError(f"budget {definition.id!r} has a negative limit")
+        span_of(definition.window, now)
+        record = define_record(definition, now)
+        known = self.budgets.get(definition.id)
+        if known is not None and define_record(definition, known.definition.t) == known.definition:
+            return None
+        return record
+
+    def due(self, budgets: Iterable[str], now: int) -> list[WindowRecord]:
+        """The windows that must be opened before a hold on these budgets is decided; mostly none."""
+        records = []
+        for budget_id in budgets:
+            budget = self.budgets.get(budget_id)
+            if budget is not None and not budget.start <= now < budget.end and budget.tracked:
+                record = budget.window_due(now)
+                if record is not None:
+                    records.append(record)
+        return records
+
+    def check_hold(self, request: HoldRequest, now: int) -> Refusal | None:
+        """Would this be held? As of the windows that are open; nothing is opened or held."""
+        try:
+            self.decide_hold(request, now)
+        except Refusal as refusal:
+            return refusal
+        return None
+
+    def decide_hold(self, request: HoldRequest, now: int) -> tuple[HoldRecord, tuple[str, ...]]:
+        """All budgets or none: the record, and the shadow budgets that would have refused. Raises Refusal."""
+        ceiling, expected, asked = request.ceiling_pico, request.expected_pico, request.budgets
+        if not (0 <= ceiling <= MAX_AMOUNT and 0 <= expected <= MAX_AMOUNT) or len(set(asked)) != len(asked):
+            raise _nonsense(request)
+        legs: list[Leg] = []
+        shadow: tuple[str, ...] = ()
+        budgets = self.budgets
+        for budget_id in asked:
+            budget = budgets.get(budget_id)
+            if budget is None:
+                raise Refusal("store_unavailable", f"budget {budget_id!r} is not in the ledger yet", retry_after=1.0)
+            if not budget.tracked:
+                continue
+            amount = ceiling if budget.hard else expected
+            if amount and (budget.closed or budget.posted + budget.held + amount > budget.limit):
+                if budget.enforced:
+                    raise self._refusal(request)
+                shadow += (budget_id,)
+            legs.append(budget.leg)
+        return HoldRecord(now, self.next_id, tuple(legs), request), shadow
+
+    def _refusal(self, request: HoldRequest) -> Refusal:
+        """The refusal of the budget that binds: the one that is hardest to get past."""
+        binding: tuple[int, str] | None = None
+        refuser: Budget | None = None
+        for budget_id in request.budgets:
+            budget = self.budgets.get(budget_id)
+            if budget is None or not (budget.tracked and budget.enforced):
+                continue
+            verdict = budget.refusal(request.ceiling_pico if budget.hard else request.expected_pico)
+            if verdict is not None and (binding is None or verdict > binding):
+                binding, refuser = verdict, budget
+        assert binding is not None
+        assert refuser is not None
+        return refuser.explain(binding[1], request.ceiling_pico if refuser.hard else request.expected_pico)
+
+    def shrink(self, hold_id: int, ceiling: int, now: int) -> ShrinkRecord | None:
+        """Lower a hold's ceiling; None if that would raise it or it has ended."""
+        hold = self.open.get(hold_id)
+        if hold is None:
+            self._ignore("shrink")
+            return None
+        if not 0 <= ceiling < hold.ceiling:
+            return None
+        return ShrinkRecord(now, hold_id, ceiling, hold.ceiling - ceiling)
+
+    def post(self, hold_id: int, settlement: Settlement, now: int) -> PostRecord | None:
+        """End a hold in its cost; None if it has ended already. Raises ValueError for a negative cost.
+
+        A cost beyond `MAX_AMOUNT` is a fault of usage or price: it is booked at that maximum, inexact.
+        """
+        hold = self.open.get(hold_id)
+        if hold is None:
+            self._ignore("post")
+            return None
+        cost, exact, usage = settlement.cost_pico, settlement.exact, settlement.usage
+        if cost < 0:
+            raise ValueError(f"hold {hold_id} cannot cost {cost} pico-USD")
+        if cost > MAX_AMOUNT:
+            cost, exact = MAX_AMOUNT, False
+        held, expected = hold.ceiling, hold.record.request.expected_pico
+        hard = (held, cost, held - cost, 0) if cost <= held else (held, held, 0, cost - held)
+        row = None if usage is None else usage_row(usage)
+        return PostRecord(now, hold_id, cost, hard, (expected, cost, expected - cost), exact, settlement.outcome, row)
+
+    def void(self, hold_id: int, reason: str, now: int) -> VoidRecord | None:
+        """End a hold of which nothing was sent; None if it has ended already."""
+        hold = self.open.get(hold_id)
+        if hold is None:
+            self._ignore("void")
+            return None
+        return VoidRecord(now, hold_id, (hold.ceiling, hold.record.request.expected_pico), reason)
+
+    def _ignore(self, what: str) -> None:
+        self.ignored[what] = self.ignored.get(what, 0) + 1
+
+    def unreconciled(self, now: int) -> list[PostRecord]:
+        """After a restart: every open hold counts as dispatched and costs its ceiling until more is learned."""
+        records = []
+        for hold_id, hold in self.open.items():
+            record = self.post(hold_id, Settlement(hold.ceiling, None, False, "unreconciled"), now)
+            assert record is not None
+            records.append(record)
+        return records
+
+    # ---- what it says
+
+    def room(self, budgets: Iterable[str]) -> int | None:
+        """Pico-USD left in the tightest hard budget that is enforced, never below zero; None = there is none."""
+        left = None
+        for budget_id in budgets:
+            budget = self.budgets.get(budget_id)
+            if budget is not None and budget.hard and budget.enforced and budget.tracked:
+                room = 0 if budget.closed else max(0, budget.limit - budget.posted - budget.held)
+                left = room if left is None else min(left, room)
+        return left
+
+    def balances(self, now: int) -> list[Balance]:
+        """Of every budget in use, as of `now`."""
+        return [budget.balance(now) for budget in self.budgets.values() if budget.tracked]
+
+    def snapshot(self, now: int) -> SnapshotRecord:
+        """The whole state as one record."""
+        images = tuple(budget.image() for budget in self.budgets.values())
+        return SnapshotRecord(now, self.next_id, images, tuple((h.ceiling, h.record) for h in self.open.values()))
+
+    # ---- application: the only place where money moves
+
+    def apply(self, record: Record) -> None:
+        self._appliers[type(record)](record)
+
+    def _restore(self, record: SnapshotRecord) -> None:
+        """State from a snapshot. The rows already contain the open holds: only their legs are tied on."""
+        self.budgets = {image.definition.id: Budget.restore(image) for image in record.budgets}
+        self.open = {}
+        for ceiling, hold in record.holds:
+            self.open[hold.id] = OpenHold(hold, ceiling, self._legs(hold))
+        self.next_id = record.next_id
+
+    def _define(self, record: DefineRecord) -> None:
+        budget = self.budgets.get(record.id)
+        if budget is None:
+            self.budgets[record.id] = Budget(record)
+        else:
+            budget.redefine(record)
+
+    def _window(self, record: WindowRecord) -> None:
+        self.budgets[record.budget].open_window(record)
+
+    def _legs(self, record: HoldRecord) -> list[tuple[Budget, Row, bool]]:
+        legs = []
+        for budget_id, _, number, hard in record.legs:
+            budget = self.budgets[budget_id]
+            legs.append((budget, budget.rows.get(number) or Row(number, 0, 0), hard))
+        return legs
+
+    def apply_hold(self, record: HoldRecord) -> None:
+        request = record.request
+        ceiling = request.ceiling_pico
+        legs = self._legs(record)
+        for budget, row, hard in legs:
+            amount = ceiling if hard else request.expected_pico
+            row.held += amount
+            if row.counted:
+                budget.held += amount
+        self.open[record.id] = OpenHold(record, ceiling, legs)
+        self.next_id = record.id + 1
+
+    def _shrink(self, record: ShrinkRecord) -> None:
+        hold = self.open[record.id]
+        hold.ceiling = record.ceiling
+        for budget, row, hard in hold.legs:
+            if hard:
+                row.held -= record.released
+                if row.counted:
+                    budget.held -= record.released
+
+    def apply_post(self, record: PostRecord) -> None:
+        hold = self.open.pop(record.id)
+        cost = record.cost
+        for budget, row, hard in hold.legs:
+            held = record.hard[0] if hard else record.soft[0]
+            row.held -= held
+            row.posted += cost
+            if row.counted:
+                budget.held -= held
+                budget.posted += cost
+                if budget.next_mark is not None and budget.posted >= budget.next_mark:
+                    self._tell_threshold(budget, record.t)
+            if hard and record.hard[3]:
+                self._overage(budget, row, hold.record, record)
+        if record.outcome == "unreconciled":
+            self._tell("unreconciled", record.t, f"hold/{record.id}", None, hold.record, amount_pico=cost)
+
+    def _void(self, record: VoidRecord) -> None:
+        hold = self.open.pop(record.id)
+        for budget, row, hard in hold.legs:
+            held = record.released[0] if hard else record.released[1]
+            row.held -= held
+            if row.counted:
+                budget.held -= held
+
+    def _correct(self, record: CorrectRecord) -> None:
+        """A window that is forgotten takes no correction: it can admit nothing any more."""
+        delta = record.pair[0]
+        for budget_id, _, number, hard in record.legs:
+            budget = self.budgets[budget_id]
+            row = budget.rows.get(number)
+            if row is None:
+                continue
+            row.posted += delta
+            if row.counted:
+                budget.posted += delta
+            if hard and delta > 0 and budget.posted + budget.held > budget.limit:
+                row.closed = True
+                budget.closed = budget.closed or row.counted
+                self._tell("adjusted", record.t, f"{record.id}/{record.t}", budget, None, amount_pico=delta)
+
+    def _overage(self, budget: Budget, row: Row, hold: HoldRecord, post: PostRecord) -> None:
+        """Booked in full, counts at once, closes the budget, and its owner is told."""
+        row.overage += post.hard[3]
+        if row.counted and not budget.closed:
+            budget.closed = True
+            self._tell("closed", post.t, f"{budget.definition.id}/{row.number}/{row.start}", budget, hold)
+        row.closed = True
+        self._tell("overage", post.t, f"{hold.id}/{budget.definition.id}", budget, hold, amount_pico=post.hard[3])
+
+    # ---- events
+
+    def _tell_threshold(self, budget: Budget, t: int) -> None:
+        percent = budget.crossed()
+        dedupe = f"{budget.definition.id}/{budget.leg[2]}/{budget.limit}/{percent}"
+        self._tell("threshold", t, dedupe, budget, None, percent=percent)
+
+    def _tell(
+        self, kind: EventKind, t: int, dedupe: str, budget: Budget | None, hold: HoldRecord | None, **numbers: int
+    ) -> None:
+        values: dict[str, str | int] = dict(numbers)
+        if budget is not None:
+            known = budget.definition
+            values |= {"budget_id": known.id, "budget_name": known.name, "subject": known.subject}
+            values |= {"subject_kind": known.subject_kind, "limit_pico": budget.limit}
+            values |= {"posted_pico": budget.posted, "held_pico": budget.held}
+        if hold is not None:
+            request = hold.request
+            values |= {"hold_id": hold.id, "request_id": request.request_id, "key_id": request.key_id}
+            values |= {"team_id": request.team_id, "owner_id": request.owner_id}
+        self.events.append(LedgerEvent(kind=kind, t_ns=t, dedupe=f"{kind}/{dedupe}", **values))  # type: ignore[arg-type]
+
+
+def _nonsense(request: HoldRequest) -> Exception:
+    if len(set(request.budgets)) != len(request.budgets):
+        return ValueError("a budget is named twice")
+    if request.ceiling_pico < 0 or request.expected_pico < 0:
+        return ValueError("a hold cannot be negative")
+    return Refusal("can_never_fit", "this call can cost more than any one call may", "Lower max_tokens.")
