@@ -187,10 +187,28 @@ class Budget:
 
     def explain(self, word: str, amount: int) -> Refusal:
         """The refusal with its numbers (pico-USD as decimal strings) and, if there is one, the window's end."""
-        definition = self.definition
-        name = definition.name or definition.id
-        facts: dict[str, str | int] = {
-            "budget": definition.id,
+        name = self.definition.name or self.definition.id
+        facts = self._facts(name, amount)
+        asked = f"this call can cost {pico_to_usd(amount)} USD"
+        if word == "can_never_fit":
+            message = f"{asked}, more than the whole budget {name!r} of {pico_to_usd(self.limit)} USD"
+            return Refusal(word, message, "Lower max_tokens, or ask the owner for a higher limit.", None, facts)
+        if word == "held_by_requests_in_flight":
+            left = pico_to_usd(self.limit - self.posted - self.held)
+            message = f"budget {name!r} has {left} USD left beside what calls in flight hold; {asked}"
+            return Refusal(word, message, "Retry when calls in flight have ended.", 1.0, facts)
+        left = pico_to_usd(max(0, self.limit - self.posted))
+        state = "is closed by an overage" if self.closed else f"has {left} USD left"
+        ends = self.frees_at(amount)
+        hint = "Ask the owner for a higher limit."
+        if ends is not None:
+            facts["window_ends"] = f"{datetime.fromtimestamp(ends // NS_PER_S, UTC):%Y-%m-%dT%H:%M:%SZ}"
+            hint = f"Wait until {facts['window_ends']}, or ask the owner for a higher limit."
+        return Refusal(word, f"budget {name!r} {state}; {asked}", hint, None, facts)
+
+    def _facts(self, name: str, amount: int) -> dict[str, str | int]:
+        return {
+            "budget": self.definition.id,
             "budget_name": name,
             "hard": "yes" if self.hard else "no",
             "limit_pico": str(self.limit),
@@ -198,26 +216,6 @@ class Budget:
             "held_pico": str(self.held),
             "asked_pico": str(amount),
         }
-        if self.closed:
-            facts["closed_by"] = "overage"
-        ends = self.frees_at(amount)
-        if ends is not None and word != "can_never_fit":
-            facts["window_ends"] = f"{datetime.fromtimestamp(ends // NS_PER_S, UTC):%Y-%m-%dT%H:%M:%SZ}"
-        asked = f"this call can cost {pico_to_usd(amount)} USD"
-        if word == "can_never_fit":
-            message = f"{asked}, more than the whole budget {name!r} of {pico_to_usd(self.limit)} USD"
-            return Refusal(word, message, "Lower max_tokens, or ask the owner for a higher limit.", None, facts)
-        left = pico_to_usd(max(0, self.limit - self.posted - (0 if word == "budget_exhausted" else self.held)))
-        if word == "budget_exhausted":
-            message = (
-                f"budget {name!r} is closed by an overage" if self.closed else f"budget {name!r} has {left} USD left"
-            )
-            until = f"Wait until {facts['window_ends']}, or ask" if "window_ends" in facts else "Ask"
-            return Refusal(
-                word, f"budget {name!r} {state}; {asked}", f"{until} the owner for a higher limit.", None, facts
-            )
-        message = f"budget {name!r} has {left} USD left beside what calls in flight hold; {asked}"
-        return Refusal(word, message, "Retry when calls in flight have ended.", 1.0, facts)
 
     def frees_at(self, amount: int) -> int | None:
         """When the passing of time alone makes room for `amount`, ns; None = never."""
