@@ -11,8 +11,8 @@ from pathlib import Path
 
 PURE_MODULES = frozenset(
     """__future__ abc array base64 binascii bisect bursar calendar collections contextlib copy dataclasses datetime
-    decimal difflib enum fnmatch fractions functools hashlib heapq hmac ipaddress itertools json math msgspec numbers operator
-    re statistics string struct textwrap types typing unicodedata zlib zoneinfo""".split()  # noqa: SIM905  easier to read
+    decimal difflib enum fnmatch fractions functools hashlib heapq hmac ipaddress itertools json math msgspec numbers
+    operator re statistics string struct textwrap types typing unicodedata zlib zoneinfo""".split()  # noqa: SIM905  easier to read
 )
 IMPURE_CALLS = frozenset({"open", "print", "input", "eval", "exec", "__import__", "breakpoint"})
 IMPURE_METHODS = frozenset({"now", "utcnow", "today", "read_text", "write_text"})

@@ -1,4 +1,4 @@
-"""Real servers, real SDKs. One broker serves a whole file of tests unless a test wounds it."""
+"""Shared by all tests: a real broker on request. One serves a whole file of tests unless a test wounds it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,0 +1,177 @@
+"""bench/RESULTS.md and its plot: what was measured, under which conditions, beside the bars of the requirements."""
+
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from bench.rows import Case, Figures, Measured
+from bench.targets import descriptors
+
+BENCH = Path(__file__).parent
+_COLOURS = {"nginx": "#6b8f71", "pass-through": "#8a8fb5", "Bursar": "#c0562f", "Bursar, power": "#d99a7c"}
+
+_INTRO = """# Results
+
+Written by `make bench`; nothing here is edited by hand. {machine}. Measured on {date}, commit `{commit}`.
+
+All targets stand on this one machine in front of the same upstream ({upstream}), driven by wrk over loopback;
+they take turns within one run and the figures are medians over {rounds} rounds of {seconds} s. **CPU per request**
+is the kernel's own accounting (utime + stime) over *every* process of the target (for Bursar supervisor, gateway and control; for nginx
+master and worker) divided by the requests answered. Any answer but 200, or a broken connection, fails the run.
+
+- **nginx**: `proxy_pass`, one worker, kept-alive upstream connections, no access log ({nginx}).
+- **pass-through**: `bench/passthrough.py`, httptools and uvloop, forwards and decides nothing: the floor for Python.
+- **Bursar**: as shipped: virtual key, guard stage, {setup}, audit, metrics, ledger projection; every call held durably
+  before dispatch, metered and settled. Durability `process` (survives kill -9); *Bursar, power* waits for `fdatasync`.
+"""
+
+_CAVEATS = """
+## How far to trust it
+
+- Load generator, upstream and target share two cores. CPU per request is not much disturbed by that; throughput and the
+  tail of the latency are. Compare the columns of one row, not rows of different runs.
+- CPU is accounted in ticks of 10 ms; a round uses some hundreds of them.
+- The fewer connections, the more of the cost is waking up: at c = 1 every proxy sleeps between two requests.
+- The upstream answers at once. A real provider takes seconds, so the share of added latency is much smaller than here.
+- TLS is on the client's side; towards the upstream it is plain for all.
+"""
+
+
+def write(measured: Measured, conditions: Mapping[str, str]) -> Path:
+    """RESULTS.md and cpu.svg beside this file; the path of the page."""
+    page = BENCH / "RESULTS.md"
+    (BENCH / "cpu.svg").write_text(_plot(measured.f1))
+    text = _INTRO.format(
+        machine=_machine(), date=time.strftime("%d %B %Y", time.gmtime()), commit=_commit(), **conditions
+    )
+    text += "\n".join([*_f1(measured.f1), *_f2(measured.f2), *_f3(measured.f3), *_f4(measured.f4), *_f5(measured.f5)])
+    page.write_text(text + "\n" + _CAVEATS)
+    return page
+
+
+def _machine() -> str:
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        "unknown CPU",
+    )
+    memory = next(int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal"))
+    python = platform.python_version()
+    return f"{_cores()} cores ({model}), {memory / 2**20:.0f} GiB, Linux {platform.release()}, Python {python}"
+
+
+def _cores() -> int:
+    return sum(line.startswith("processor") for line in _lines("/proc/cpuinfo"))
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=BENCH
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows] + [""]
+
+
+def _cost(figures: Figures | None) -> str:
+    if figures is None:
+        return "–"
+    low, high = figures.spread
+    return f"{figures.cpu_us:.0f} ({low:.0f}–{high:.0f})"
+
+
+def _f1(cases: Mapping[Case, Mapping[str, Figures]]) -> list[str]:
+    names = list(dict.fromkeys(name for found in cases.values() for name in found))
+    head = ["case", *(f"{name} µs" for name in names), "Bursar ÷ nginx", "Bursar ÷ pass-through"]
+    rows = []
+    for case, found in cases.items():
+        bursar, nginx, floor = found.get("Bursar"), found.get("nginx"), found.get("pass-through")
+        ratios = [f"{bursar.cpu_us / other.cpu_us:.1f}" if bursar and other else "–" for other in (nginx, floor)]
+        rows.append([case.words, *(_cost(found.get(name)) for name in names), *ratios])
+    bar = "Bar: at c = 16 with 2 kB, Bursar ≤ 4 × nginx, never shipped above 5 ×. In brackets the least and the most."
+    return ["", "## F1: CPU per plain request", "", *_table(head, rows), bar, "", "![CPU per request](cpu.svg)", ""]
+
+
+def _f2(found: Mapping[str, Figures]) -> list[str]:
+    if not found:
+        return []
+    nginx = found["nginx"].cpu_us
+    rows = [[name, _cost(figures), f"{figures.cpu_us / nginx:.1f}"] for name, figures in found.items()]
+    note = "64 streams, an event every 10 ms on each, nginx with `proxy_buffering off`; heads and ends not counted."
+    note += " Bar: ≤ 2 × nginx."
+    return ["## F2: CPU per streamed event", "", *_table(["target", "µs per event", "÷ nginx"], rows), note, ""]
+
+
+def _f3(found: Mapping[str, Figures]) -> list[str]:
+    if not found:
+        return []
+    direct = found["direct"]
+    rows = [
+        [name, f"{x.p50:.0f}", f"{x.p99:.0f}", f"{x.p50 - direct.p50:.0f}", f"{x.p99 - direct.p99:.0f}"]
+        for name, x in found.items()
+    ]
+    head = ["target", "p50 µs", "p99 µs", "added p50", "added p99"]
+    note = "c = 1, 2 kB. *Scraped*: /metrics is read ten times a second meanwhile."
+    note += " Bars: added p50 ≤ 400 µs, p99 ≤ 2,000 µs, scraped ± 20 %."
+    return ["## F3: added latency", "", *_table(head, rows), note, ""]
+
+
+def _f4(found: Mapping[str, float]) -> list[str]:
+    if not found:
+        return []
+    count = int(found["streams"])
+    each = (found["open_pss"] - found["idle_pss"]) / count
+    rows = [
+        ["idle, all processes", f"{found['idle_rss'] / 1e6:.0f}", f"{found['idle_pss'] / 1e6:.0f}"],
+        [f"{count:,} open streams", f"{found['open_rss'] / 1e6:.0f}", f"{found['open_pss'] / 1e6:.0f}"],
+    ]
+    if count < 10_000:
+        reach = (found["idle_pss"] + 10_000 * each) / 1e6
+        rows.append(["10,000 open streams, extrapolated", "–", f"{reach:.0f}"])
+    note = f"{each / 1e3:.1f} kB a stream, plain on both sides."
+    if count < 10_000:
+        note += f" This machine lets a process open {descriptors():,} files, two a stream: hence {count:,} of them."
+    note += " RSS counts shared pages once per process, PSS once. Bars: ≤ 100 MB idle, ≤ 400 MB with 10,000 streams."
+    return ["## F4: memory", "", *_table(["state", "RSS MB", "PSS MB"], rows), note, ""]
+
+
+def _f5(found: Mapping[str, float]) -> list[str]:
+    if not found:
+        return []
+    rows = [
+        ["first start of a data folder, s", f"{found['first']:.2f}"],
+        ["later starts, s", f"{found['again']:.2f}"],
+        ["installed, MB", f"{found['bytes'] / 1e6:.0f}"],
+        ["packages", f"{found['packages']:.0f}"],
+    ]
+    note = "From the command to the first 200 of /readyz. Bars: ≤ 1 s, ≤ 60 MB, ≤ 30 packages."
+    return ["## F5: start and size", "", *_table(["what", "figure"], rows), note, ""]
+
+
+def _plot(cases: Mapping[Case, Mapping[str, Figures]]) -> str:
+    """Horizontal bars as a plain SVG: one group a case, one bar a target, microseconds of CPU."""
+    bars = [(case.words, name, x.cpu_us) for case, found in cases.items() for name, x in found.items()]
+    most = max((cost for _, _, cost in bars), default=1.0)
+    parts, y, last = [], 8.0, ""
+    for words, name, cost in bars:
+        if words != last:
+            y += 12 if last else 0
+            parts.append(f'<text x="8" y="{y + 12:.0f}" font-weight="bold">{escape(words)}</text>')
+            y, last = y + 18, words
+        width = 430 * cost / most
+        parts.append(f'<text x="150" y="{y + 12:.0f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<rect x="158" y="{y:.0f}" width="{width:.1f}" height="15" fill="{_COLOURS.get(name, "#999")}"/>')
+        parts.append(f'<text x="{164 + width:.0f}" y="{y + 12:.0f}">{cost:.0f} µs</text>')
+        y += 18
+    size = f'viewBox="0 0 660 {y + 10:.0f}" font-family="sans-serif" font-size="12"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
+    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>", ""])

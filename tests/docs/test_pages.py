@@ -1,0 +1,70 @@
+"""What the README and docs/ show works as shown; every link leads somewhere; the promise is quoted word for word."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import FOR_THE_EYE, Reader, blocks, matches, runnable
+from tests.e2e.broker import ROOT, Broker
+
+PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
+RUNNABLE = [page for page in PAGES if any(runnable(page))]
+
+PROMISE = (
+    "For a hard budget, posted + held ≤ limit at every instant, and nothing is dispatched before its cost ceiling is "
+    "held. Only overage can pass it: a provider charging more than the ceiling, a late adjustment, or a limit that was "
+    "lowered. Overage is booked in full as its own line, counts at once, closes the budget, and pages the owner. "
+    "This holds under any concurrency, on any number of nodes, through kill -9, cancelled streams and store outage, "
+    "as long as the store keeps what it acknowledged."
+)
+
+
+@pytest.mark.parametrize("page", RUNNABLE)
+def test_a_page_works_as_shown(page: str, make_broker: Callable[..., Broker], tmp_path: Path) -> None:
+    reader = Reader(make_broker().start(), tmp_path / "reader")
+    for block in runnable(page):
+        reader.run(block)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_are_of_a_kind_that_is_known(page: str) -> None:
+    assert {block.language for block in blocks(page)} <= FOR_THE_EYE | {"bash", "python"}
+    assert len(re.findall(r"^```", (ROOT / page).read_text(), re.MULTILINE)) == 2 * sum(
+        1 + bool(block.prints) for block in blocks(page)
+    ), "a fence without a language, or one that is not closed"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, target
+
+
+def test_the_money_promise_stands_in_the_readme_word_for_word() -> None:
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text().replace("\n> ", " "))
+    assert PROMISE in readme
+
+
+@pytest.mark.parametrize(
+    ("said", "printed", "fits"),
+    [
+        ("", "anything", True),
+        ("a … c", "before\na b c\nafter", True),
+        ("a\nb", "a\nx\nb", True),
+        ("a\nb", "b\na", False),
+        ("spent  1.00", "spent 1.00", True),
+        ("spent 1.00", "spent 2.00", False),
+    ],
+)
+def test_the_comparison_of_output_can_fail(said: str, printed: str, fits: bool) -> None:
+    assert matches(said, printed) is fits
