@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar, cast
 
 import msgspec
 
+from bursar.control.unbroken import Unbroken
 from bursar.core.directory import (
     KINDS,
     BudgetDef,
@@ -128,7 +129,7 @@ class Directory:
         self._audit = audit
         self._clock = clock
         self._turn = asyncio.Lock()
-        self._running: set[asyncio.Task[None]] = set()
+        self._unbroken = Unbroken()
         self._subscribers: list[Callable[[Delta], None]] = []
         self.book = Book(store.snapshot())
 
@@ -155,10 +156,7 @@ class Directory:
 
         A caller that is cancelled leaves a change that has begun to run to its end: audit and directory agree.
         """
-        task = asyncio.create_task(self._carry_out(actor, decide))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        await asyncio.shield(task)
+        await self._unbroken.run(self._carry_out(actor, decide))
 
     async def _carry_out(self, actor: str, decide: Callable[[Book], Change]) -> None:
         async with self._turn:

@@ -1,0 +1,153 @@
+"""Provider keys: put, tag, switch off, destroy. The secret store holds value and tags, the directory what gateways see.
+
+The store's entries are the truth; the directory follows them (`sync`), also at start, so that a crash between the two
+heals by itself. Every act is audited before it touches the store.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Protocol, TypeVar
+
+from bursar.control.directory import Audit, Book, Change, Directory, Facts
+from bursar.control.unbroken import Unbroken
+from bursar.core.directory import Owner, ProviderKey
+from bursar.core.errors import Refusal
+from bursar.core.provider_keys import UNASSIGNED, SecretEntry, check_address, check_tags, provider_key_of
+from bursar.core.secret import Secret
+from bursar.core.strict import suggest
+
+T = TypeVar("T")
+
+
+class ProviderKeyStore(Protocol):
+    """What is needed of the store (`bursar.secrets.embedded`). Each call raises Refusal with the store's words."""
+
+    async def put(
+        self, address: str, value: Secret, tags: Mapping[str, str], allow_duplicate: bool = False
+    ) -> tuple[str, int]: ...
+
+    async def entry(self, secret_id: str) -> SecretEntry: ...
+
+    async def entries(self) -> list[SecretEntry]: ...
+
+    async def tag(self, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry: ...
+
+    async def set_disabled(self, secret_id: str, disabled: bool) -> SecretEntry: ...
+
+    async def destroy(self, secret_id: str, version: int | None = None) -> None: ...
+
+
+class ProviderKeys:
+    """`providers` are the names that this node's configuration knows; an address for another is a slip."""
+
+    def __init__(
+        self, directory: Directory, store: ProviderKeyStore, audit: Audit, providers: Collection[str] = ()
+    ) -> None:
+        self._directory = directory
+        self._store = store
+        self._audit = audit
+        self._providers = providers
+        self._turn = asyncio.Lock()
+        self._unbroken = Unbroken()
+
+    async def all(self) -> list[SecretEntry]:
+        return await self._store.entries()
+
+    async def get(self, secret_id: str) -> SecretEntry:
+        return await self._store.entry(secret_id)
+
+    async def unowned(self) -> list[SecretEntry]:
+        """Entries that nobody pays for yet: flagged until tagged."""
+        return [entry for entry in await self._store.entries() if entry.unowned]
+
+    async def put(
+        self, actor: str, address: str, value: Secret, tags: Mapping[str, str], *, allow_duplicate: bool = False
+    ) -> SecretEntry:
+        """A new entry, or a new version of the one at this address. Without a billing owner it is `unassigned`."""
+        self._check_provider(check_address(address))
+        clean = check_tags(tags)
+        self._check_owner(clean)
+        _check_not_shown(value, (address, *clean, *clean.values()))
+
+        async def store() -> SecretEntry:
+            secret_id, _ = await self._store.put(address, value, clean, allow_duplicate)
+            return await self._store.entry(secret_id)
+
+        return await self._act(actor, "secret.put", f"secret/{address}", store, _tag_facts(clean))
+
+    async def tag(self, actor: str, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry:
+        """Set tags; None removes one. Every version is sealed anew under them."""
+        self._check_owner({name: value for name, value in changes.items() if value is not None})
+        facts = _tag_facts({name: value or "(removed)" for name, value in changes.items()})
+        return await self._act(
+            actor, "secret.tag", f"secret/{secret_id}", lambda: self._store.tag(secret_id, changes), facts
+        )
+
+    async def set_disabled(self, actor: str, secret_id: str, disabled: bool) -> SecretEntry:
+        action = "secret.disable" if disabled else "secret.enable"
+        return await self._act(
+            actor, action, f"secret/{secret_id}", lambda: self._store.set_disabled(secret_id, disabled), {}
+        )
+
+    async def destroy(self, actor: str, secret_id: str) -> None:
+        """Shred the entry with all its versions. There is no undo."""
+        await self._act(actor, "secret.destroy", f"secret/{secret_id}", lambda: self._store.destroy(secret_id), {})
+
+    async def sync(self, actor: str = "control", target: str = "secret/*") -> int:
+        """Bring the directory in line with the store -> how many entries differed."""
+        entries = {entry.id: provider_key_of(entry) for entry in await self._store.entries()}
+        differed = 0
+
+        def decide(book: Book) -> Change:
+            nonlocal differed
+            put = [key for key in entries.values() if book.differs(key)]
+            gone = [key.id for key in book.all(ProviderKey) if key.id not in entries]
+            differed = len(put) + len(gone)
+            return Change(
+                action="provider_key.sync",
+                target=target,
+                put=put,
+                gone=[("provider_key", key_id) for key_id in gone],
+                facts={"changed": len(put), "gone": len(gone)},
+            )
+
+        await self._directory.change(actor, decide)
+        return differed
+
+    async def _act(self, actor: str, action: str, target: str, act: Callable[[], Awaitable[T]], facts: Facts) -> T:
+        """Audit, act on the store, let the directory follow; to its end, even if the caller leaves meanwhile."""
+
+        async def whole() -> T:
+            async with self._turn:
+                await self._audit.append(actor, action, target, facts)
+                try:
+                    result = await act()
+                except Refusal as refusal:
+                    await self._audit.append(actor, f"{action}.failed", target, {"word": refusal.word})
+                    raise
+                await self.sync(actor, target)
+                return result
+
+        return await self._unbroken.run(whole())
+
+    def _check_provider(self, address: str) -> None:
+        provider = address.partition("/")[0]
+        if self._providers and provider not in self._providers:
+            message = f"No provider is called {provider!r} in this node's configuration"
+            raise Refusal("invalid_address", message, suggest(provider, self._providers))
+
+    def _check_owner(self, tags: Mapping[str, str]) -> None:
+        owner_id = tags.get("billing_owner", UNASSIGNED)
+        if owner_id != UNASSIGNED:
+            self._directory.book.get(Owner, owner_id)
+
+
+def _tag_facts(tags: Mapping[str, str]) -> dict[str, str | int]:
+    return {f"tag.{name}": value for name, value in tags.items()}
+
+
+def _check_not_shown(value: Secret, shown: tuple[str, ...]) -> None:
+    """Address and tags go to the audit before the store looks at them: the value must not ride along."""
+    if any(value.reveal() and value.reveal() in text for text in shown):
+        message = "The value also stands in the address or a tag, which are not sealed"
+        raise Refusal("invalid_secret", message, "Give the value on standard input only")
