@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from bursar.core.calls import Call, Edits, Usage
+from bursar.core.provider_keys import SecretEntry
 from bursar.core.secret import Secret
 
 
@@ -144,13 +145,36 @@ class KeyWrapper(Protocol):
 
 
 class SecretStore(Protocol):
-    """Where provider keys lie. Values travel as `Secret`."""
+    """Where provider keys lie. Values travel as `Secret`. Tags bind: a value opens under its own tags only."""
 
-    async def put(self, address: str, value: Secret, tags: Mapping[str, str]) -> tuple[str, int]:
-        """Store a new entry or a new version of it -> (id, version)."""
+    async def put(
+        self, address: str, value: Secret, tags: Mapping[str, str], allow_duplicate: bool = False
+    ) -> tuple[str, int]:
+        """Store a new entry, or a new version of the one at this address -> (id, version).
+
+        Raises Refusal: invalid_address, invalid_tags, invalid_secret, duplicate_secret.
+        """
         ...
 
-    async def get(self, secret_id: str, version: int | None = None) -> Secret: ...
+    async def put_version(self, secret_id: str, value: Secret, allow_duplicate: bool = False) -> int: ...
+
+    async def get(self, secret_id: str, version: int | None = None) -> Secret:
+        """The current or the given version. Raises Refusal: secret_not_found or the reason it does not open."""
+        ...
+
+    async def entry(self, secret_id: str) -> SecretEntry: ...
+
+    async def entries(self) -> list[SecretEntry]: ...
+
+    async def tag(self, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry:
+        """Set tags, None removes one."""
+        ...
+
+    async def set_disabled(self, secret_id: str, disabled: bool) -> SecretEntry: ...
+
+    async def destroy(self, secret_id: str, version: int | None = None) -> None:
+        """Shred one version that is not current, or the whole entry."""
+        ...
 
 
 class AuditSink(Protocol):
