@@ -1,8 +1,8 @@
 """Runs what a page of documentation shows, block by block, against a live broker.
 
 ``bash`` and ``python`` blocks are run in order, each bash block in the environment that the one before left behind. A
-``text`` block right after one is what it prints; `…` stands for anything. ``console``, ``yaml``, ``json``, ``mermaid`` are
-for the eye. Addresses and the demo key of the page are replaced by those of the broker at hand.
+``text`` block right after one is what it prints; `…` stands for anything. ``console``, ``yaml``, ``mermaid`` and
+``json`` are for the eye. Addresses and the demo key of the page are replaced by those of the broker at hand.
 """
 
 import os

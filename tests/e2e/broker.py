@@ -52,7 +52,8 @@ class Broker:
         self.folder = folder
         self.data = folder / "data"
         self.data_port, self.admin_port, self.metrics_port = free_ports(3)
-        self.url = f"http://127.0.0.1:{self.data_port}"
+        scheme = "https" if (config or {}).get("listen", {}).get("data", {}).get("tls") else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.data_port}"
         self.admin_url = f"http://127.0.0.1:{self.admin_port}"
         self.metrics_url = f"http://127.0.0.1:{self.metrics_port}/metrics"
         listen = {
@@ -94,7 +95,7 @@ class Broker:
             if self.process is not None and self.process.poll() is not None:
                 break
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/readyz", timeout=1).status_code == 200:
+                if httpx.get(f"{self.url}/readyz", timeout=1, verify=False).status_code == 200:
                     return time.monotonic() - begin
             time.sleep(0.02)
         raise AssertionError(f"bursar does not serve; it printed:\n{self.printed()}")
