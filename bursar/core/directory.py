@@ -19,7 +19,7 @@ Period = Literal["day", "week", "month", "year"]
 class LimitDef(msgspec.Struct, frozen=True, kw_only=True):
     """One rate limit. `requests` 60 per 60 s with burst 10; `concurrency` 8 (no period, no burst)."""
 
-    id: str
+    id: str = ""  # unique in its policy; control names it after scope, unit and span when left out
     unit: LimitUnit
     amount: int  # units per `per_seconds`; for concurrency: calls in flight
     per_seconds: int = 60
