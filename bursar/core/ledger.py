@@ -305,11 +305,21 @@ class Ledger:
         row.overage += post.hard[3]
         if row.counted and not budget.closed:
             budget.closed = True
-            self._tell("closed", post.t, f"{budget.definition.id}/{row.number}/{row.start}", budget, hold)
+            self._tell_closed(budget, row, post.t, hold)
         row.closed = True
         self._tell("overage", post.t, f"{hold.id}/{budget.definition.id}", budget, hold, amount_pico=post.hard[3])
 
     # ---- events
+
+    def tell_closed(self, t: int) -> None:
+        """Say again which budgets an overage has closed: who should have heard may have died with the process."""
+        for budget in self.budgets.values():
+            for row in budget.rows.values():
+                if row.counted and row.closed:
+                    self._tell_closed(budget, row, t, None)
+
+    def _tell_closed(self, budget: Budget, row: Row, t: int, hold: HoldRecord | None) -> None:
+        self._tell("closed", t, f"{budget.definition.id}/{row.number}/{row.start}", budget, hold)
 
     def _tell_threshold(self, budget: Budget, t: int) -> None:
         percent = budget.crossed()

@@ -194,7 +194,7 @@ class Budget:
             message = f"{asked}, more than the whole budget {name!r} of {pico_to_usd(self.limit)} USD"
             return Refusal(word, message, "Lower max_tokens, or ask the owner for a higher limit.", None, facts)
         if word == "held_by_requests_in_flight":
-            left = pico_to_usd(self.limit - self.posted - self.held)
+            left = pico_to_usd(max(0, self.limit - self.posted - self.held))
             message = f"budget {name!r} has {left} USD left beside what calls in flight hold; {asked}"
             return Refusal(word, message, "Retry when calls in flight have ended.", 1.0, facts)
         left = pico_to_usd(max(0, self.limit - self.posted))

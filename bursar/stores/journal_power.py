@@ -1,0 +1,35 @@
+"""Group commit: many waiters, one commit at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+
+class GroupCommit:
+    """Runs `commit` for all that wait, again for those who came while it ran. `commit` raises OSError."""
+
+    def __init__(self, commit: Callable[[], Awaitable[None]]) -> None:
+        self._commit = commit
+        self._waiters: list[asyncio.Future[None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def committed(self) -> None:
+        """Returns once a commit that began after this call is done. Raises OSError."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiters.append(future)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        await future
+
+    async def _run(self) -> None:
+        while self._waiters:
+            batch, self._waiters = self._waiters, []
+            try:
+                await self._commit()
+            except OSError as error:
+                for future in batch:
+                    if not future.done():
+                        future.set_exception(OSError(*error.args))
+            else:
+                for future in batch:
+                    if not future.done():
+                        future.set_result(None)
