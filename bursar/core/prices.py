@@ -15,7 +15,23 @@ from bursar.core.directory import PriceOverride
 from bursar.core.overrides import dearest_of, override_price
 from bursar.core.tariff import Band, Bands, Dated, ModelRow, Price, band_at, read_entry
 
-__all__ = ["Band", "Book", "Leaves", "Price", "PriceTable", "ProviderRow", "cost", "decompose"]
+__all__ = [
+    "Band",
+    "Book",
+    "Leaves",
+    "Price",
+    "PriceTable",
+    "ProviderRow",
+    "band_at",
+    "billed_bands",
+    "cost",
+    "decompose",
+    "token_pico",
+    "tool_fee",
+    "worst_band",
+    "worst_input_rate",
+    "worst_output_rate",
+]
 
 # what providers call their ordinary price; "scale" and Anthropic's "priority" are bought ahead, not by the token
 STANDARD_TIERS = frozenset({"", "default", "standard", "standard_only", "auto", "scale", "on_demand"})
