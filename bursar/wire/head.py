@@ -1,0 +1,230 @@
+"""Heads of HTTP/1.1 messages, read strictly and written safely (RFC 9112, RFC 9110 §5). No I/O.
+
+What may pass is a list; everything else is Malformed. A lenient reader is how two parsers on one connection come to
+disagree about where a request ends. Reading the raw head once and strictly costs less than a lenient parser with a
+check of the raw head on top.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from http import HTTPStatus
+
+import msgspec
+
+MAX_FIELDS = 200  # lines of one head
+CHUNKED = -1  # length of a body framed by chunks
+UNTIL_CLOSE = -2  # length of an answer that ends with its connection
+
+
+class Malformed(ValueError):
+    """The bytes break the grammar or could be read in two ways. The message never quotes them."""
+
+
+class RequestHead(msgspec.Struct, gc=False):
+    """One request line with its fields. `length` is the body's length in bytes, or CHUNKED."""
+
+    method: str
+    path: str  # percent-encoding untouched
+    query: str  # without the question mark
+    headers: dict[str, str]  # lower-case names
+    length: int
+    keep_alive: bool
+    old: bool  # HTTP/1.0: no chunks, no interim answers
+    expects: bool  # waits for 100 Continue before it sends its body
+
+
+class ResponseHead(msgspec.Struct, gc=False):
+    """One status line with its fields. `length` is the body's length in bytes, CHUNKED or UNTIL_CLOSE."""
+
+    status: int
+    headers: dict[str, str]
+    length: int
+    keep_alive: bool
+
+
+# Bytes that may stand in a field line: HTAB, visible ASCII, space and obs-text. What is left over must be CRLF pairs.
+_LINE_BYTES = bytes(octet for octet in range(256) if octet == 9 or (octet >= 32 and octet != 127))
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_METHOD = re.compile(r"[A-Z]{1,24}")
+_HOST = re.compile(r"(?:[A-Za-z0-9._~%!$&'()*+;=-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_TARGET = re.compile(r"[!-\"$-~]+")  # visible ASCII without the fragment sign
+_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t -~\x80-\xff]*)?")
+
+# Fields that decide framing, routing or identity: a second one is an attack or a fault, never an honest list.
+_SINGLE = frozenset(
+    ("authorization", "x-api-key", "api-key", "content-type", "content-length", "host", "transfer-encoding", "expect")
+)
+
+
+@lru_cache(maxsize=2048)
+def _field_name(raw: str) -> str:
+    if len(raw) > 256 or not _TOKEN.fullmatch(raw):
+        raise Malformed("a field name is not a token")
+    return raw.lower()
+
+
+@lru_cache(maxsize=256)
+def _is_host(value: str) -> bool:
+    return len(value) <= 262 and _HOST.fullmatch(value) is not None
+
+
+def _lines(head: bytes) -> list[str]:
+    """The head's lines; CR and LF occur only as the pairs between them, and no other control byte at all."""
+    if len(head.translate(None, _LINE_BYTES)) != 2 * head.count(b"\r\n"):
+        raise Malformed("a control byte, a bare CR or a bare LF in the head")
+    lines = head.decode("latin-1").split("\r\n")
+    if len(lines) > MAX_FIELDS + 1:
+        raise Malformed("too many header fields")
+    return lines
+
+
+def _fields(lines: list[str], single: frozenset[str]) -> dict[str, str]:
+    """Field lines (all but the first) by lower-case name. Folded lines fail: they start with no token."""
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        raw, colon, value = line.partition(":")
+        if not colon:
+            raise Malformed("a header line without a colon")
+        name = _field_name(raw)
+        if name in headers:
+            if name in single:
+                raise Malformed("a header field that must be single occurs twice")
+            headers[name] += ", " + value.strip(" \t")
+        else:
+            headers[name] = value.strip(" \t")
+    return headers
+
+
+def _content_length(value: str) -> int:
+    # str.isdigit alone would take superscripts
+    if not (value.isascii() and value.isdigit()) or len(value) > 18:
+        raise Malformed("content-length is not a plain number")
+    return int(value)
+
+
+@lru_cache(maxsize=64)
+def _connection_options(value: str) -> frozenset[str]:
+    return frozenset(option.strip(" \t") for option in value.lower().split(","))
+
+
+def _keeps_alive(headers: dict[str, str], old: bool) -> bool:
+    connection = headers.get("connection")
+    if connection is None:
+        return not old
+    options = _connection_options(connection)
+    return "keep-alive" in options and "close" not in options if old else "close" not in options
+
+
+def _origin_target(method: str, target: str, host: str) -> str:
+    """A request target in absolute form or asterisk form -> path and query (RFC 9112 §3.2)."""
+    if target == "*" and method == "OPTIONS":
+        return target
+    scheme, mark, rest = target.partition("://")
+    if not mark or scheme.lower() not in ("http", "https"):
+        raise Malformed("the request target is no path")
+    authority, slash, path = rest.partition("/")
+    if "?" in authority or authority.lower() != host.lower():
+        raise Malformed("the request target names another host than the Host field")
+    return slash + path or "/"
+
+
+def _request_length(headers: dict[str, str], old: bool) -> int:
+    coding = headers.get("transfer-encoding")
+    length = headers.get("content-length")
+    if coding is None:
+        return 0 if length is None else _content_length(length)
+    if old:
+        raise Malformed("transfer-encoding on HTTP/1.0")
+    if length is not None:
+        raise Malformed("transfer-encoding together with content-length")
+    if coding != "chunked":
+        raise Malformed("a transfer coding other than chunked")
+    return CHUNKED
+
+
+def parse_request(head: bytes) -> RequestHead:
+    """A request head without its closing blank line -> its parts. Raises Malformed."""
+    lines = _lines(head)
+    method, _, rest = lines[0].partition(" ")
+    target, _, version = rest.partition(" ")
+    if version == "HTTP/1.1":
+        old = False
+    elif version == "HTTP/1.0":
+        old = True
+    else:
+        raise Malformed("not HTTP/1.1")
+    if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
+        raise Malformed("the request line is not method, target, version")
+    headers = _fields(lines, _SINGLE)
+    host = headers.get("host")
+    if host is None or not _is_host(host):
+        raise Malformed("exactly one valid Host field is required")
+    if target[0] != "/":
+        target = _origin_target(method, target, host)
+    path, _, query = target.partition("?")
+    length = _request_length(headers, old)
+    expects = "expect" in headers
+    if expects and headers["expect"].lower() != "100-continue":
+        raise Malformed("an expectation other than 100-continue")
+    return RequestHead(
+        method, path, query, headers, length, _keeps_alive(headers, old), old, expects and not old and length != 0
+    )
+
+
+_SINGLE_RESPONSE = frozenset(("content-length", "transfer-encoding"))
+
+
+def parse_response(head: bytes, method: str) -> ResponseHead:
+    """A response head without its closing blank line, to a request by `method` -> its parts. Raises Malformed."""
+    lines = _lines(head)
+    match = _STATUS_LINE.fullmatch(lines[0])
+    if match is None:
+        raise Malformed("the answer's status line is not HTTP/1.1")
+    old = match[1] == "0"
+    status = int(match[2])
+    headers = _fields(lines, _SINGLE_RESPONSE)
+    length = _response_length(headers, old)
+    if status < 200 or status in (204, 304) or method == "HEAD":
+        length = 0
+    keep_alive = length != UNTIL_CLOSE and _keeps_alive(headers, old)
+    return ResponseHead(status, headers, length, keep_alive)
+
+
+def _response_length(headers: dict[str, str], old: bool) -> int:
+    coding = headers.get("transfer-encoding")
+    length = headers.get("content-length")
+    if coding is None:
+        return UNTIL_CLOSE if length is None else _content_length(length)
+    if length is not None:
+        raise Malformed("the answer has transfer-encoding together with content-length")
+    # Answers may spell it in any case (RFC 9112 §7); requests may not.
+    if old or coding.lower() != "chunked":
+        raise Malformed("the answer has a transfer coding other than chunked")
+    return CHUNKED
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def header_block(headers: Sequence[tuple[str, str]]) -> bytes:
+    """Fields as bytes, each line with its CRLF. ValueError: a value would break out of its line, or is not latin-1."""
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
+        raise ValueError("a header field holds a line break or NUL")
+    return text.encode("latin-1")
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+@lru_cache(maxsize=128)
+def status_line(status: int) -> bytes:
+    """`HTTP/1.1 200 OK` with its CRLF, for final answers (200 to 599)."""
+    if not 200 <= status <= 599:
+        raise ValueError("not a final status")
+    return f"HTTP/1.1 {status} {_phrase(status)}\r\n".encode("ascii")
