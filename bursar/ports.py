@@ -6,7 +6,7 @@ A Protocol grows only when a stage needs it.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from bursar.core.calls import Call, Edits, Usage
+from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.provider_keys import SecretEntry
 from bursar.core.secret import Secret
 
@@ -52,10 +52,37 @@ class StreamMeter(Protocol):
         ...
 
 
+class UpstreamFacts(Protocol):
+    """Constants of a dialect's provider API. Header names in lower case."""
+
+    @property
+    def paths(self) -> dict[str, str]: ...
+
+    @property
+    def required_headers(self) -> tuple[tuple[str, str], ...]: ...
+
+    @property
+    def request_headers(self) -> frozenset[str]: ...
+
+    @property
+    def response_headers(self) -> frozenset[str]: ...
+
+    def definite_refusal(self, status: int) -> bool:
+        """Whether the status alone proves that nothing was run and nothing billed."""
+        ...
+
+    def rejects_key(self, status: int, body: bytes) -> bool:
+        """Whether an answer says that the provider key itself is not accepted."""
+        ...
+
+
 class Dialect(Protocol):
     """One provider API shape. Turns bytes into values and values into bytes; owns no socket."""
 
-    name: str
+    name: DialectName
+
+    @property
+    def upstream(self) -> UpstreamFacts: ...
 
     def understand(self, route: str, body: bytes) -> Call:
         """Parse strictly what is governed. Raises Refusal(malformed_request | duplicate_field | invalid_field)."""
@@ -178,9 +205,26 @@ class SecretStore(Protocol):
 
 
 class AuditSink(Protocol):
-    """Takes audit records; returns only when they are durable there. Raises AuditFailed otherwise."""
+    """Takes lines of the audit in order; returns only when they are durable there. Raises AuditFailed otherwise."""
 
     name: str
-    required: bool
+    required: bool  # an act that needs the audit waits for this sink
+    timeout: float  # seconds that an act waits for it
 
-    async def write(self, records: Sequence[bytes]) -> None: ...
+    async def write(self, records: Sequence[bytes]) -> None:
+        """All of them or none."""
+        ...
+
+    async def position(self) -> tuple[int, bytes] | None:
+        """(seq, hash) of the last record there, (0, GENESIS) before the first; None when it cannot tell."""
+        ...
+
+
+class AuditTrail(AuditSink, Protocol):
+    """The sink in which the chain lives and from which the others are caught up."""
+
+    async def position(self) -> tuple[int, bytes]: ...
+
+    async def read(self, after: int, limit: int) -> list[bytes]:
+        """Up to `limit` lines that follow the record `after`."""
+        ...

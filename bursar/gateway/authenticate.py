@@ -1,0 +1,51 @@
+"""Stage 2: who is calling. At the end of the headers, before a byte of the body is read.
+
+A key is found by the keyed digest of its whole text in one dict look-up, so the time says nothing about its parts.
+"""
+
+from bursar.core.errors import Refusal
+from bursar.core.tokens import parse
+from bursar.gateway.flight import Flight
+from bursar.gateway.node import Node
+
+_HINT = "Send it as `Authorization: Bearer bsr_...` or `x-api-key: bsr_...`"
+_BEARER = "Bearer "
+
+
+def authenticate(node: Node, flight: Flight) -> None:
+    """Set the flight's plan. Raises Refusal(key_missing | key_invalid | key_expired | key_disabled)."""
+    text = presented_key(flight.exchange.headers)
+    found = node.tenants.by_digest.get(node.digest(text))
+    if found is None:
+        raise _unknown(text)
+    now = node.clock.now()
+    if found.expires_at is not None and now >= found.expires_at:
+        raise Refusal("key_expired", "This secret of the key has been replaced", "Use the key's new secret")
+    found.plan.check_alive(now)
+    flight.plan = found.plan
+
+
+def presented_key(headers: dict[str, str]) -> str:
+    """The credential as the OpenAI (bearer), Anthropic (x-api-key) or Azure (api-key) SDK sends it."""
+    bearer = headers.get("authorization")
+    if bearer is not None:
+        if bearer[:7].title() == _BEARER and len(bearer) > len(_BEARER):
+            return bearer[7:].strip()
+        raise Refusal("key_missing", "The authorization header is not a bearer token", _HINT)
+    text = headers.get("x-api-key") or headers.get("api-key")
+    if not text:
+        raise Refusal("key_missing", "The request carries no key", _HINT)
+    return text
+
+
+def _unknown(text: str) -> Refusal:
+    """Say what can be said without repeating the text."""
+    if not text.startswith("bsr_"):
+        return Refusal(
+            "key_invalid",
+            "This is not a Bursar key",
+            "Applications hold a Bursar key (bsr_...), never a provider key; get one with `bursar keys create`",
+        )
+    if parse(text) is None:
+        return Refusal("key_invalid", "The key is mistyped or cut off (its checksum is wrong)", "Copy it again, whole")
+    return Refusal("key_invalid", "The key is not known here", "See `bursar keys list`")

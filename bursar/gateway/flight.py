@@ -1,0 +1,34 @@
+"""One request under way: what each stage has learned so far, and what must be given back at the end."""
+
+import msgspec
+
+from bursar.core.calls import Call, DialectName, Usage
+from bursar.core.policy import Allowed, KeyPlan
+from bursar.gateway.routes import Route
+from bursar.ports import Exchange
+
+
+class Flight(msgspec.Struct, kw_only=True, gc=False):
+    """Written by the stages in their order; read by `report` at the end."""
+
+    exchange: Exchange
+    request_id: str
+    number: int  # of this process: also the id of the concurrency lease
+    started: float  # monotonic
+    dialect: DialectName = "openai"
+    route: Route | None = None
+    plan: KeyPlan | None = None
+    user: str = ""
+    admitted: bool = False  # holds a concurrency lease
+    call: Call | None = None
+    allowed: Allowed | None = None
+    headers: str = ""  # header lines Bursar adds to the answer
+    # -- for the report
+    status: int = 0
+    word: str = ""
+    provider: str = ""
+    dispatched: float = 0.0  # monotonic instant of the first dispatch
+    first_event: float = 0.0
+    usage: Usage | None = None
+    cost_pico: int = 0
+    cut: bool = False

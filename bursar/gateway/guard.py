@@ -1,0 +1,48 @@
+"""Stage 6: look at the content before it is priced. A screen sees the call and may refuse it; none changes its order.
+
+Bodies over 64 kB are screened off the loop, so that one long prompt delays nobody else's stream.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from bursar.core.calls import Call
+from bursar.core.errors import Refusal
+from bursar.gateway.flight import Flight
+from bursar.gateway.node import Node
+
+_ON_LOOP_BYTES = 65_536
+
+
+class Screen(Protocol):
+    """One guard. Pure and synchronous: it may run in a thread."""
+
+    name: str
+
+    def look(self, call: Call) -> Refusal | None:
+        """None = nothing found; else why the call must not be sent (`guard_blocked`)."""
+        ...
+
+
+async def guard(node: Node, flight: Flight) -> None:
+    """Raises the first screen's Refusal."""
+    screens = node.screens
+    assert flight.call is not None
+    if screens:
+        if flight.call.input_bytes > _ON_LOOP_BYTES:
+            verdict = await asyncio.to_thread(first_finding, screens, flight.call)
+        else:
+            verdict = first_finding(screens, flight.call)
+        if verdict is not None:
+            node.counters.add("bursar_guard_total", ("block",))
+            raise verdict
+    node.counters.add("bursar_guard_total", ("pass",))
+
+
+def first_finding(screens: Sequence[Screen], call: Call) -> Refusal | None:
+    for screen in screens:
+        verdict = screen.look(call)
+        if verdict is not None:
+            return verdict
+    return None

@@ -1,0 +1,120 @@
+"""The desk at which all stages work: what this gateway holds, put together once by the composition root."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from bursar.core.calls import DialectName
+from bursar.core.directory import BudgetDef
+from bursar.core.estimate import Estimate
+from bursar.core.ledger import Held, HoldRequest, Settlement
+from bursar.core.limits import Rates
+from bursar.core.prices import PriceTable
+from bursar.core.secret import Secret
+from bursar.gateway.counters import Counters
+from bursar.gateway.lease import Leases
+from bursar.gateway.tenants import Tenants
+from bursar.ports import Clock, Dialect, EventSplitter, UpstreamResponse
+
+
+class Money(Protocol):
+    """The hold's whole life. On one node it is the journal; decisions are those of bursar.core.ledger."""
+
+    async def hold(self, request: HoldRequest) -> Held:
+        """Durable when it returns. Raises Refusal."""
+        ...
+
+    def define(self, budget: BudgetDef) -> None: ...
+
+    def shrink(self, hold_id: int, ceiling_pico: int) -> None: ...
+
+    def post(self, hold_id: int, settlement: Settlement) -> None: ...
+
+    def void(self, hold_id: int, reason: str) -> None: ...
+
+    def room(self, budgets: Sequence[str]) -> int | None: ...
+
+    @property
+    def open_holds(self) -> int: ...
+
+
+class Upstream(Protocol):
+    """Sends one request to a provider. Raises UpstreamFault."""
+
+    async def request(
+        self, provider: "Provider", target: str, headers: Sequence[tuple[str, str]], body: bytes
+    ) -> UpstreamResponse: ...
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured upstream, ready to use. `door` is the wire's own address of it, opaque here."""
+
+    name: str
+    dialect: Dialect
+    door: object
+    base_path: str
+    auth: str  # "bearer" | "x-api-key" | "api-key" | "none"
+    headers: tuple[tuple[str, str], ...] = ()
+    quirks: frozenset[str] = frozenset()
+    models: tuple[str, ...] = ()  # globs
+    deployments: dict[str, str] = {}  # upstream's own name -> the model by which it is priced
+
+
+class Drains:
+    """How many streams are being read on for callers who left: bounded, so that leaving is no attack."""
+
+    def __init__(self, most: int = 1000, seconds: float = 120.0, most_bytes: int = 8 * 2**20) -> None:
+        self.most = most
+        self.seconds = seconds
+        self.most_bytes = most_bytes
+        self.running = 0
+
+
+class Node:
+    """No logic: attributes only."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        boot: str,
+        dialects: dict[DialectName, Dialect],
+        providers: Sequence[Provider],
+        prices: PriceTable,
+        money: Money,
+        leases: Leases,
+        upstream: Upstream,
+        splitter: Callable[[], EventSplitter],
+        digest: Callable[[str], bytes],
+    ) -> None:
+        self.clock = clock
+        self.boot = boot
+        self.dialects = dialects
+        self.providers = providers
+        self.prices = prices
+        self.money = money
+        self.leases = leases
+        self.upstream = upstream
+        self.splitter = splitter
+        self.digest = digest
+        self.rates = Rates()
+        self.estimate = Estimate()
+        self.counters = Counters()
+        self.tenants = Tenants(money.define)
+        self.drains = Drains()
+        self.happenings: Callable[[str, str, dict[str, str | int]], None] = lambda _word, _subject, _facts: None
+        self.flights = 0  # numbers them
+        self.in_flight = 0
+        self.ready = False
+        self.top_keys: set[str] = set()
+        self.most_top_keys = 50
+
+
+def outgoing_credential(auth: str, value: Secret) -> tuple[str, str] | None:
+    """The one place of the data path where a provider key is opened: the outgoing header."""
+    if auth == "none":
+        return None
+    if auth == "bearer":
+        return "authorization", f"Bearer {value.reveal()}"
+    return auth, value.reveal()

@@ -1,0 +1,93 @@
+"""The way of a request, on one page (design.md §2). Nothing else decides the order.
+
+     1 receive        the wire has parsed the head; the route is found or refused
+     2 authenticate   before a byte of the body is read
+     3 admit          requests per second and minute, concurrency: one act; then the body is read
+     4 understand     the dialect reads the governed fields; the raw body is kept
+     5 policy         models, purpose, caps, max_tokens
+     6 guard          screens look at the content
+     7 price          candidates, their ceilings and expected costs
+     8 hold           tokens per minute and all budgets, one act, durable before anything is dispatched
+     9 attempt        lease a provider key, send, stream back, meter, cut
+    10 settle         post, void or keep the hold; tokens given back
+    11 report         counted when the answer has left
+
+8 to 10 happen once an attempt, inside `run_attempts`. What 3 took is given back in `finally`, whatever happened.
+The task is the connection's own and is not cancelled when the caller leaves: settlement cannot be lost with him.
+"""
+
+from bursar.core.errors import ClientGone, Refusal
+from bursar.gateway import answer
+from bursar.gateway.admit import admit, leave
+from bursar.gateway.attempt import run_attempts
+from bursar.gateway.authenticate import authenticate
+from bursar.gateway.decide import decide
+from bursar.gateway.flight import Flight
+from bursar.gateway.guard import guard
+from bursar.gateway.models import list_models
+from bursar.gateway.node import Node
+from bursar.gateway.price import price
+from bursar.gateway.report import report
+from bursar.gateway.routes import dialect_of_path, find_route
+from bursar.gateway.vitals import VITALS, vital_sign
+from bursar.ports import Exchange
+
+
+class Pipeline:
+    """The handler that the server calls for each request."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer one request. Raises nothing but what is a fault of our own."""
+        node = self._node
+        if exchange.path in VITALS:
+            vital_sign(node, exchange)
+            return
+        node.flights += 1
+        flight = Flight(
+            exchange=exchange,
+            request_id=f"req_{node.boot}{node.flights:010x}",
+            number=node.flights,
+            started=exchange.received,
+            dialect=dialect_of_path(exchange.path),
+        )
+        try:
+            await self._way(node, flight)
+        except Refusal as refusal:
+            refuse(flight, refusal)
+        except ClientGone:
+            flight.word = "client_gone"
+        finally:
+            leave(node, flight)
+            report(node, flight)
+
+    async def _way(self, node: Node, flight: Flight) -> None:
+        exchange = flight.exchange
+        route = find_route(exchange.method, exchange.path)
+        authenticate(node, flight)
+        if route.kind == "models":
+            list_models(node, flight)
+            return
+        admit(node, flight)
+        body = await exchange.body()
+        flight.call = node.dialects[route.dialect].understand(route.name, body)
+        options = decide(node, flight)
+        await guard(node, flight)
+        await run_attempts(node, flight, price(node, flight, options))
+
+
+def refuse(flight: Flight, refusal: Refusal) -> None:
+    """Answer with a refusal in the caller's dialect; once an answer has begun, break it off visibly instead."""
+    flight.word = refusal.word
+    flight.status = refusal.rule.status
+    exchange = flight.exchange
+    if exchange.gone:
+        return
+    if exchange.started:
+        exchange.abort()
+        return
+    headers = answer.refusal_headers(refusal, flight.dialect, flight.request_id) + flight.headers
+    body = answer.refusal_body(refusal, flight.dialect, flight.request_id)
+    exchange.respond(refusal.rule.status, headers.encode("latin-1", "replace"), body)

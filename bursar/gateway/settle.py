@@ -1,0 +1,115 @@
+"""Stage 10: how an attempt ended decides its hold. Every path out of an attempt comes through `settle`.
+
+Only an attempt of which certainly no byte was written, or which the provider definitely refused, is voided. What else
+ends without the provider's word keeps its hold, or costs what was surely used, never less (design.md §3).
+"""
+
+from typing import Literal
+
+import msgspec
+
+from bursar.core.calls import Ceiling, Cost, Usage
+from bursar.core.ceiling import inexact_cost, observed_cost
+from bursar.core.ledger import Held, Settlement
+from bursar.core.limits import Reservation
+from bursar.core.prices import Price, cost
+from bursar.core.units import PICO_PER_USD
+from bursar.gateway.flight import Flight
+from bursar.gateway.node import Node, Provider
+
+Ending = Literal[
+    "unsent",  # certainly nothing was written
+    "refused",  # the provider said no, in a way that bills nothing
+    "answered",  # a whole answer came
+    "cut",  # we ended the stream at its allowance
+    "client_gone",  # the caller left and the upstream was not read to its end
+    "upstream_broken",  # it broke off, timed out, or failed in a way that may bill
+]
+
+
+class Attempt(msgspec.Struct, kw_only=True, gc=False):
+    """One dispatch and its hold. `ending` is pessimistic as soon as bytes may have been written."""
+
+    provider: Provider
+    price: Price
+    secret_id: str
+    ceiling: Ceiling
+    hard: bool
+    held: Held
+    reservation: Reservation | None
+    ending: Ending = "unsent"
+    usage: Usage | None = None
+    input_usage: Usage | None = None
+    visible_bytes: int = 0
+    output_seen: bool = False
+    invalid: str = ""
+
+
+def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
+    """End the attempt's hold and give back its tokens. Synchronous: nothing can come between."""
+    if attempt.ending in ("unsent", "refused"):
+        node.money.void(attempt.held.hold_id, attempt.ending)
+        _settle_tokens(node, attempt, 0, 0)
+        return
+    usage = attempt.usage
+    price = _price(attempt, usage)
+    if price is not None and usage is not None:
+        exact, pico = True, price.pico
+        _learn(node, flight, attempt, usage)
+    else:
+        exact, pico = False, _inexact(flight, attempt)
+        reason = attempt.invalid or attempt.ending
+        node.counters.add("bursar_inexact_total", (attempt.price.model, reason))
+        usage = None
+    outcome = "ok" if attempt.ending == "answered" else attempt.ending
+    node.money.post(attempt.held.hold_id, Settlement(pico, usage, exact, outcome))
+    _report_money(node, flight, attempt, pico)
+    flight.usage = usage or flight.usage
+    flight.cost_pico += pico
+    if usage is not None:
+        _settle_tokens(node, attempt, usage.input_tokens, usage.output_tokens)
+    # Without usage the reservation stays as charged: the estimate is the best that is known.
+
+
+def _price(attempt: Attempt, usage: Usage | None) -> Cost | None:
+    """The exact cost; None when the counts contradict one another and cannot be believed."""
+    if usage is None:
+        return None
+    try:
+        return cost(attempt.price, usage)
+    except ValueError:
+        attempt.invalid = "contradictory"
+        return None
+
+
+def _inexact(flight: Flight, attempt: Attempt) -> int:
+    """What the attempt costs without the provider's word (design.md §3): never nothing, never above a hard hold."""
+    call, price = flight.call, attempt.price
+    assert call is not None
+    if not attempt.hard:
+        return observed_cost(price, call, attempt.visible_bytes, attempt.ceiling.expected_input)
+    if attempt.ending == "upstream_broken" and not call.stream:
+        return attempt.ceiling.pico  # a whole answer may have been made, and billed, that nobody saw
+    try:
+        return inexact_cost(price, call, attempt.ceiling.pico, attempt.visible_bytes, attempt.input_usage)
+    except ValueError:
+        return inexact_cost(price, call, attempt.ceiling.pico, attempt.visible_bytes)
+
+
+def _settle_tokens(node: Node, attempt: Attempt, input_tokens: int, output_tokens: int) -> None:
+    if attempt.reservation is not None:
+        node.rates.settle(attempt.reservation, input_tokens, output_tokens, node.clock.monotonic())
+
+
+def _learn(node: Node, flight: Flight, attempt: Attempt, usage: Usage) -> None:
+    assert flight.call is not None
+    if attempt.ending == "answered":
+        node.estimate.learn(attempt.price.model, flight.call.input_bytes, usage)
+
+
+def _report_money(node: Node, flight: Flight, attempt: Attempt, pico: int) -> None:
+    over = pico - attempt.ceiling.pico
+    if attempt.hard and over > 0:
+        assert flight.plan is not None
+        labels = (flight.plan.team_id, attempt.price.model)
+        node.counters.add("bursar_overage_usd_total", labels, over / PICO_PER_USD)
