@@ -1,0 +1,111 @@
+"""Releasing a provider key to a gateway: the audit first, then the value. No durable record, no secret."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from bursar.core.audit import Event, Outcome
+from bursar.core.errors import Refusal
+from bursar.core.provider_keys import SecretEntry
+from bursar.core.secret import Secret
+from bursar.core.units import NS_PER_S
+from bursar.ports import Clock
+
+LEASE_S = 900
+
+
+class Store(Protocol):
+    """What is needed of `bursar.ports.SecretStore`."""
+
+    async def get(self, secret_id: str, version: int | None = None) -> Secret: ...
+
+    async def entry(self, secret_id: str) -> SecretEntry: ...
+
+
+class Audit(Protocol):
+    """What is needed of `bursar.control.audit.AuditLog`."""
+
+    async def append(
+        self, actor: str, action: str, target: str, facts: Mapping[str, str | int], outcome: Outcome = "allowed"
+    ) -> object: ...
+
+    async def append_all(self, events: Sequence[Event]) -> object: ...
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider key on loan to one gateway. `Secret` cannot be serialised: `link` opens it into its own message."""
+
+    secret_id: str
+    version: int
+    value: Secret
+    expires_at: int  # ns
+
+
+class Releases:
+    """`lease_s` is how long a gateway may use a key without asking again (it asks at two thirds)."""
+
+    def __init__(self, store: Store, audit: Audit, clock: Clock, lease_s: int = LEASE_S) -> None:
+        self._store = store
+        self._audit = audit
+        self._clock = clock
+        self._lease_ns = lease_s * NS_PER_S
+
+    async def release(self, secret_id: str, version: int | None, node: str, reason: str) -> Lease:
+        """Lend a version (None = the current one) to `node`.
+
+        Raises Refusal: audit_unavailable (nothing was opened), no_provider_key (unknown, off or destroyed), or the
+        store's reason why it does not open. All but the first are on record.
+        """
+        try:
+            entry = await self._store.entry(secret_id)
+            number = _usable(entry, version)
+        except Refusal as refusal:
+            await self._audit.append(
+                f"node:{node}", "secret.release", f"secret/{secret_id}", {"word": refusal.word}, "refused"
+            )
+            raise
+        lease_until = self._clock.now() + self._lease_ns
+        facts: dict[str, str | int] = {
+            "version": number,
+            "reason": reason,
+            "address": entry.address,
+            "billing_owner": entry.tags.get("billing_owner", ""),
+            "expires_at": lease_until,
+        }
+        await self._audit.append(f"node:{node}", "secret.release", f"secret/{secret_id}", facts)
+        try:
+            value = await self._store.get(secret_id, number)
+        except Refusal as refusal:
+            failed: dict[str, str | int] = {"version": number, "word": refusal.word}
+            await self._audit.append(f"node:{node}", "secret.release", f"secret/{secret_id}", failed, "failed")
+            raise
+        return Lease(secret_id=secret_id, version=number, value=value, expires_at=lease_until)
+
+    async def count_uses(self, node: str, counts: Sequence[tuple[str, int, int]]) -> None:
+        """Record uses under leases as (secret id, version, uses) since the last count, flushed by the gateway.
+
+        Raises Refusal(audit_unavailable): the caller keeps the counts and tries again.
+        """
+        events = [
+            Event(
+                actor=f"node:{node}",
+                action="secret.use",
+                target=f"secret/{secret_id}",
+                facts={"version": version, "uses": uses},
+            )
+            for secret_id, version, uses in counts
+            if uses > 0
+        ]
+        if events:
+            await self._audit.append_all(events)
+
+
+def _usable(entry: SecretEntry, version: int | None) -> int:
+    """The version's number. Raises Refusal(no_provider_key)."""
+    number = entry.version if version is None else version
+    if entry.disabled:
+        raise Refusal("no_provider_key", "The provider key is switched off", f"bursar secrets enable {entry.id}")
+    if not any(known.version == number and known.state != "destroyed" for known in entry.versions):
+        raise Refusal("no_provider_key", f"The provider key has no version {number} that can be opened")
+    return number
