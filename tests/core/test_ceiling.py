@@ -35,6 +35,19 @@ def every_price() -> list[Price]:
 
 
 PRICES = every_price()
+# no listed model thinks dearer than it writes, or reads a cache dearer than text; the next one may
+ODD = [
+    msgspec.structs.replace(
+        price,
+        bands=tuple(msgspec.structs.replace(b, reasoning=2 * b.output, cache_read=3 * b.input) for b in price.bands),
+        worst={
+            tier: tuple(msgspec.structs.replace(b, reasoning=2 * b.output, cache_read=3 * b.input) for b in bands)
+            for tier, bands in price.worst.items()
+        },
+        tiers={},
+    )
+    for price in PRICES[:50]
+]
 BY_KIND = [
     [price for price in PRICES if len(price.bands) > 1],
     [price for price in PRICES if price.tiers],
@@ -42,9 +55,10 @@ BY_KIND = [
     [price for price in PRICES if price.tools],
     [price for price in PRICES if price.request_fee],
     [price for price in PRICES if price.implicit_cache_write],
+    ODD,
     PRICES,
 ]
-TIERS = ["", "auto", "default", "flex", "priority", "batch", "fast", "never-heard-of"]
+TIERS = ["", "auto", "auto", "auto", "default", "flex", "priority", "batch", "fast", "never-heard-of"]
 
 
 def a_call(**changes: object) -> Call:
