@@ -4,6 +4,8 @@ A definition is never edited in the ledger's eyes: a hold names the version that
 id, marked deleted, so that the history stays readable and the id is not taken over by another meaning.
 """
 
+from collections.abc import Callable
+
 import msgspec
 from msgspec.structs import replace
 
@@ -60,11 +62,15 @@ class Budgets:
         await self._directory.change(actor, decide)
         return made[0]
 
-    async def update(self, actor: str, budget_id: str, terms: BudgetTerms) -> BudgetDef:
-        """A raised limit counts from the next hold; a lowered one may already be passed by what is posted."""
+    async def update(self, actor: str, budget_id: str, edit: Callable[[BudgetDef], BudgetTerms]) -> BudgetDef:
+        """`edit` sees the budget as it is when its turn has come.
+
+        A raised limit counts from the next hold; a lowered one may already be passed by what is posted.
+        """
 
         def decide(book: Book) -> Change:
             before = _living(book, budget_id)
+            terms = edit(before)
             if _terms(before) == terms:
                 return Change(action="budget.update", target=f"budget/{budget_id}")
             after = _apply(before, terms, self._directory.now())

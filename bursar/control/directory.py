@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar, cast
 import msgspec
 
 from bursar.control.unbroken import Unbroken
+from bursar.core.audit import Outcome
 from bursar.core.directory import (
     KINDS,
     BudgetDef,
@@ -49,7 +50,9 @@ class DirectoryStore(Protocol):
 class Audit(Protocol):
     """Where it is written down who did what. Returns when it is durable; raises Refusal(audit_unavailable)."""
 
-    async def append(self, actor: str, action: str, target: str, facts: Facts) -> object: ...
+    async def append(
+        self, actor: str, action: str, target: str, facts: Facts, outcome: Outcome = "allowed"
+    ) -> object: ...
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +172,7 @@ class Directory:
             try:
                 self._store.commit(delta, actor, change.action, self.now())
             except Refusal as refusal:
-                await self._audit.append(actor, f"{change.action}.failed", change.target, {"word": refusal.word})
+                await self._audit.append(actor, change.action, change.target, {"word": refusal.word}, "failed")
                 raise
             self.book.apply(delta)
             for tell in tuple(self._subscribers):

@@ -4,6 +4,8 @@ What is stored is a keyed digest (`bursar.core.tokens.digest`); the text exists 
 made it.
 """
 
+from collections.abc import Callable
+
 import msgspec
 from msgspec.structs import replace
 
@@ -67,12 +69,15 @@ class Keys:
         await self._directory.change(actor, decide)
         return MintedKey(made[0], text)
 
-    async def update(self, actor: str, key_id: str, given: KeyInput) -> VirtualKey:
-        """Refuses with unknown_id, policy_widens or invalid_input."""
+    async def update(self, actor: str, key_id: str, edit: Callable[[VirtualKey], KeyInput]) -> VirtualKey:
+        """`edit` sees the key as it is when its turn has come.
+
+        Refuses with unknown_id, policy_widens or invalid_input.
+        """
 
         def decide(book: Book) -> Change:
             key = book.get(VirtualKey, key_id)
-            changed = _apply(book.get(Team, key.team_id), key, given, self._directory.now())
+            changed = _apply(book.get(Team, key.team_id), key, edit(key), self._directory.now())
             return Change(action="key.update", target=f"key/{key_id}", put=[changed], facts={"team": key.team_id})
 
         await self._directory.change(actor, decide)

@@ -1,5 +1,8 @@
 """Billing owners: who pays and who is told. Every team has one."""
 
+from collections.abc import Callable
+
+import msgspec
 from msgspec.structs import replace
 
 from bursar.control.directory import Book, Change, Directory
@@ -8,6 +11,13 @@ from bursar.core.directory import Owner, Team
 from bursar.core.errors import Refusal
 
 _MAX_CONTACTS = 20
+
+
+class OwnerInput(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person says of an owner."""
+
+    name: str
+    contacts: tuple[str, ...] = ()
 
 
 class Owners:
@@ -20,24 +30,27 @@ class Owners:
     def get(self, owner_id: str) -> Owner:
         return self._directory.book.get(Owner, owner_id)
 
-    async def create(self, actor: str, name: str, contacts: tuple[str, ...] = (), owner_id: str = "") -> Owner:
+    async def create(self, actor: str, given: OwnerInput, owner_id: str = "") -> Owner:
         """Refuses with invalid_input or already_exists."""
         made: list[Owner] = []
 
         def decide(book: Book) -> Change:
             taken = {owner.id for owner in book.all(Owner)}
-            chosen = check_id(owner_id) if owner_id else id_from(name, taken)
+            chosen = check_id(owner_id) if owner_id else id_from(given.name, taken)
             if chosen in taken:
                 raise Refusal("already_exists", f"There is an owner {chosen!r} already", "Choose another --id")
-            made.append(Owner(id=chosen, name=check_name(name), contacts=_check_contacts(contacts)))
+            made.append(_apply(Owner(id=chosen, name=""), given))
             return Change(action="owner.create", target=f"owner/{chosen}", put=made)
 
         await self._directory.change(actor, decide)
         return made[0]
 
-    async def update(self, actor: str, owner_id: str, name: str, contacts: tuple[str, ...]) -> Owner:
+    async def update(self, actor: str, owner_id: str, edit: Callable[[Owner], OwnerInput]) -> Owner:
+        """`edit` sees the owner as it is when its turn has come."""
+
         def decide(book: Book) -> Change:
-            owner = replace(book.get(Owner, owner_id), name=check_name(name), contacts=_check_contacts(contacts))
+            present = book.get(Owner, owner_id)
+            owner = _apply(present, edit(present))
             return Change(action="owner.update", target=f"owner/{owner_id}", put=[owner])
 
         await self._directory.change(actor, decide)
@@ -55,6 +68,10 @@ class Owners:
             return Change(action="owner.remove", target=f"owner/{owner_id}", gone=[("owner", owner_id)])
 
         await self._directory.change(actor, decide)
+
+
+def _apply(owner: Owner, given: OwnerInput) -> Owner:
+    return replace(owner, name=check_name(given.name), contacts=_check_contacts(given.contacts))
 
 
 def _some(ids: list[str]) -> str:

@@ -123,7 +123,7 @@ class ProviderKeys:
                 try:
                     result = await act()
                 except Refusal as refusal:
-                    await self._audit.append(actor, f"{action}.failed", target, {"word": refusal.word})
+                    await self._audit.append(actor, action, target, {"word": refusal.word}, "failed")
                     raise
                 await self.sync(actor, target)
                 return result

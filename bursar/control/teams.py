@@ -1,5 +1,7 @@
 """Teams: each has an owner who pays, and a policy that its keys can only narrow."""
 
+from collections.abc import Callable
+
 import msgspec
 from msgspec.structs import replace
 
@@ -44,11 +46,15 @@ class Teams:
         await self._directory.change(actor, decide)
         return made[0]
 
-    async def update(self, actor: str, team_id: str, given: TeamInput) -> Team:
-        """Keys that allow more than the new policy are held to it from now on; see `keys_beyond`."""
+    async def update(self, actor: str, team_id: str, edit: Callable[[Team], TeamInput]) -> Team:
+        """`edit` sees the team as it is when its turn has come.
+
+        Keys that allow more than the new policy are held to it from now on; see `keys_beyond`.
+        """
 
         def decide(book: Book) -> Change:
-            team = _apply(book, book.get(Team, team_id), given)
+            present = book.get(Team, team_id)
+            team = _apply(book, present, edit(present))
             return Change(action="team.update", target=f"team/{team_id}", put=[team], facts={"owner": team.owner_id})
 
         await self._directory.change(actor, decide)

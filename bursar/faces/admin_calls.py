@@ -1,0 +1,353 @@
+"""What the admin API can do: one small function a route, from its input to its view. No HTTP in it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from bursar.control.audit_tail import AuditTail
+from bursar.control.budgets import Budgets, BudgetTerms
+from bursar.control.directory import Directory
+from bursar.control.keys import KeyInput, Keys
+from bursar.control.owners import OwnerInput, Owners
+from bursar.control.prices import Prices
+from bursar.control.provider_keys import ProviderKeys
+from bursar.control.status import StatusBoard
+from bursar.control.teams import TeamInput, Teams
+from bursar.control.usage import Usage
+from bursar.core.directory import BudgetDef, Owner, PriceOverride, Team, VirtualKey
+from bursar.core.secret import Secret
+from bursar.core.strict import read
+from bursar.faces import admin_shapes as shapes
+from bursar.faces import admin_views as views
+from bursar.faces.admin_door import Door
+
+T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The use cases behind the routes, built by the composition root."""
+
+    directory: Directory
+    owners: Owners
+    teams: Teams
+    keys: Keys
+    budgets: Budgets
+    provider_keys: ProviderKeys
+    prices: Prices
+    usage: Usage
+    status: StatusBoard
+    audit: AuditTail
+
+
+@dataclass(frozen=True, slots=True)
+class AdminCall:
+    """One admitted call. `query` and `body` are of the route's kinds; a PATCH body is the raw merge patch."""
+
+    services: Services
+    door: Door
+    actor: str
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+
+
+def _page(rows: Sequence[T], page: shapes.Page, key: Any) -> tuple[Sequence[T], str | None]:
+    """The piece of an ordered list after `page.after`, and where the next one begins."""
+    later = [row for row in rows if key(row) > page.after]
+    piece = later[: page.limit]
+    return piece, key(piece[-1]) if len(later) > len(piece) else None
+
+
+def _items(rows: Sequence[Any], following: str | None) -> dict[str, Any]:
+    return {"items": list(rows), "next": following}
+
+
+def _patched(present: msgspec.Struct, patch: object, shape: type[S]) -> S:
+    return read(shape, views.merge_patch(views.editable(present, shape), patch))
+
+
+# ---- owners
+
+
+def _owner_input(given: shapes.OwnerInput) -> OwnerInput:
+    return OwnerInput(name=given.name, contacts=given.contacts)
+
+
+async def list_owners(call: AdminCall) -> object:
+    rows, following = _page(call.services.owners.all(), call.query, lambda owner: owner.id)
+    return _items([views.owner_view(owner) for owner in rows], following)
+
+
+async def create_owner(call: AdminCall) -> object:
+    given: shapes.OwnerCreate = call.body
+    return views.owner_view(await call.services.owners.create(call.actor, _owner_input(given), given.id))
+
+
+async def get_owner(call: AdminCall) -> object:
+    return views.owner_view(call.services.owners.get(call.path["id"]))
+
+
+async def update_owner(call: AdminCall) -> object:
+    def edit(present: Owner) -> OwnerInput:
+        return _owner_input(_patched(views.owner_view(present), call.body, shapes.OwnerInput))
+
+    return views.owner_view(await call.services.owners.update(call.actor, call.path["id"], edit))
+
+
+async def remove_owner(call: AdminCall) -> None:
+    await call.services.owners.remove(call.actor, call.path["id"])
+
+
+# ---- teams
+
+
+def _team_input(given: shapes.TeamInput) -> TeamInput:
+    return TeamInput(name=given.name, owner_id=given.owner, policy=given.policy, tags=given.tags)
+
+
+async def list_teams(call: AdminCall) -> object:
+    rows, following = _page(call.services.teams.all(), call.query, lambda team: team.id)
+    return _items([views.team_view(team) for team in rows], following)
+
+
+async def create_team(call: AdminCall) -> object:
+    given: shapes.TeamCreate = call.body
+    return views.team_view(await call.services.teams.create(call.actor, _team_input(given), given.id))
+
+
+async def get_team(call: AdminCall) -> object:
+    teams, team_id = call.services.teams, call.path["id"]
+    return views.team_view(teams.get(team_id), teams.keys_beyond(team_id))
+
+
+async def update_team(call: AdminCall) -> object:
+    teams, team_id = call.services.teams, call.path["id"]
+
+    def edit(present: Team) -> TeamInput:
+        return _team_input(_patched(views.team_view(present), call.body, shapes.TeamInput))
+
+    team = await teams.update(call.actor, team_id, edit)
+    return views.team_view(team, teams.keys_beyond(team_id))
+
+
+async def disable_team(call: AdminCall) -> object:
+    return views.team_view(await call.services.teams.set_disabled(call.actor, call.path["id"], True))
+
+
+async def enable_team(call: AdminCall) -> object:
+    return views.team_view(await call.services.teams.set_disabled(call.actor, call.path["id"], False))
+
+
+async def remove_team(call: AdminCall) -> None:
+    await call.services.teams.remove(call.actor, call.path["id"])
+
+
+# ---- keys
+
+
+def _key_input(given: shapes.KeyInput) -> KeyInput:
+    return KeyInput(name=given.name, policy=given.policy, tags=given.tags, expires_at=given.expires_at)
+
+
+def _key_view(call: AdminCall, key: VirtualKey) -> shapes.KeyView:
+    return views.key_view(key, call.services.directory.now())
+
+
+async def list_keys(call: AdminCall) -> object:
+    query: shapes.KeyPage = call.query
+    rows, following = _page(call.services.keys.all(query.team), query, lambda key: key.id)
+    return _items([_key_view(call, key) for key in rows], following)
+
+
+async def create_key(call: AdminCall) -> object:
+    given: shapes.KeyCreate = call.body
+    minted = await call.services.keys.create(call.actor, given.team, _key_input(given))
+    return shapes.KeyMinted(key=_key_view(call, minted.key), text=minted.text.reveal())
+
+
+async def get_key(call: AdminCall) -> object:
+    return _key_view(call, call.services.keys.get(call.path["id"]))
+
+
+async def update_key(call: AdminCall) -> object:
+    def edit(present: VirtualKey) -> KeyInput:
+        return _key_input(_patched(_key_view(call, present), call.body, shapes.KeyInput))
+
+    return _key_view(call, await call.services.keys.update(call.actor, call.path["id"], edit))
+
+
+async def disable_key(call: AdminCall) -> object:
+    return _key_view(call, await call.services.keys.set_disabled(call.actor, call.path["id"], True))
+
+
+async def enable_key(call: AdminCall) -> object:
+    return _key_view(call, await call.services.keys.set_disabled(call.actor, call.path["id"], False))
+
+
+async def rotate_key(call: AdminCall) -> object:
+    given: shapes.KeyRotate = call.body
+    minted = await call.services.keys.rotate(call.actor, call.path["id"], given.overlap_s)
+    return shapes.KeyMinted(key=_key_view(call, minted.key), text=minted.text.reveal())
+
+
+async def remove_key(call: AdminCall) -> None:
+    await call.services.keys.remove(call.actor, call.path["id"])
+
+
+# ---- budgets and balances
+
+
+def _terms(given: shapes.BudgetInput) -> BudgetTerms:
+    return BudgetTerms(
+        limit_pico=given.limit_usd,
+        hard=given.hard,
+        window=given.window,
+        thresholds=given.thresholds,
+        name=given.name,
+        mode=given.mode,
+    )
+
+
+async def list_budgets(call: AdminCall) -> object:
+    rows, following = _page(call.services.budgets.all(), call.query, lambda budget: budget.id)
+    return _items([views.budget_view(budget) for budget in rows], following)
+
+
+async def create_budget(call: AdminCall) -> object:
+    given: shapes.BudgetCreate = call.body
+    budgets = call.services.budgets
+    made = await budgets.create(call.actor, given.subject_kind, given.subject, _terms(given), given.id)
+    return views.budget_view(made)
+
+
+async def get_budget(call: AdminCall) -> object:
+    return views.budget_view(call.services.budgets.get(call.path["id"]))
+
+
+async def update_budget(call: AdminCall) -> object:
+    def edit(present: BudgetDef) -> BudgetTerms:
+        return _terms(_patched(views.budget_view(present), call.body, shapes.BudgetInput))
+
+    return views.budget_view(await call.services.budgets.update(call.actor, call.path["id"], edit))
+
+
+async def remove_budget(call: AdminCall) -> None:
+    await call.services.budgets.remove(call.actor, call.path["id"])
+
+
+async def list_balances(call: AdminCall) -> object:
+    balances = sorted(await call.services.usage.balances(), key=lambda balance: balance.budget_id)
+    rows, following = _page(balances, call.query, lambda balance: balance.budget_id)
+    return _items([views.balance_view(balance) for balance in rows], following)
+
+
+# ---- provider keys
+
+
+async def list_provider_keys(call: AdminCall) -> object:
+    entries = sorted(await call.services.provider_keys.all(), key=lambda entry: entry.address)
+    rows, following = _page(entries, call.query, lambda entry: entry.address)
+    return _items([views.secret_view(entry) for entry in rows], following)
+
+
+async def put_provider_key(call: AdminCall) -> object:
+    given: shapes.SecretPut = call.body
+    entry = await call.services.provider_keys.put(
+        call.actor, given.address, Secret(given.value), given.tags, allow_duplicate=given.allow_duplicate
+    )
+    return views.secret_view(entry)
+
+
+async def get_provider_key(call: AdminCall) -> object:
+    return views.secret_view(await call.services.provider_keys.get(call.path["id"]))
+
+
+async def tag_provider_key(call: AdminCall) -> object:
+    given: shapes.SecretTag = call.body
+    return views.secret_view(await call.services.provider_keys.tag(call.actor, call.path["id"], given.tags))
+
+
+async def disable_provider_key(call: AdminCall) -> object:
+    return views.secret_view(await call.services.provider_keys.set_disabled(call.actor, call.path["id"], True))
+
+
+async def enable_provider_key(call: AdminCall) -> object:
+    return views.secret_view(await call.services.provider_keys.set_disabled(call.actor, call.path["id"], False))
+
+
+async def destroy_provider_key(call: AdminCall) -> None:
+    await call.services.provider_keys.destroy(call.actor, call.path["id"])
+
+
+# ---- prices
+
+
+async def list_prices(call: AdminCall) -> object:
+    query: shapes.PriceQuery = call.query
+    prices, provider = call.services.prices, call.path["provider"]
+    if query.model:
+        return _items([views.price_view(prices.find(provider, query.model))], None)
+    names, following = _page(prices.models(provider), query, lambda name: name)
+    return _items([views.price_view(line) for line in prices.page(provider, list(names))], following)
+
+
+async def list_overrides(call: AdminCall) -> object:
+    return _items([views.override_view(override) for override in call.services.prices.overrides()], None)
+
+
+async def set_price(call: AdminCall) -> object:
+    given: shapes.PriceSet = call.body
+    override = PriceOverride(
+        provider=call.path["provider"],
+        model=call.path["model"],
+        from_ns=call.services.directory.now() if given.from_ is None else given.from_,
+        input=given.input,
+        output=given.output,
+        cache_read=given.cache_read,
+        cache_write=given.cache_write,
+        context_window=given.context_window,
+        max_output=given.max_output,
+        source=given.source,
+    )
+    return views.override_view(await call.services.prices.set(call.actor, override))
+
+
+# ---- usage, status, audit
+
+
+async def usage_report(call: AdminCall) -> object:
+    query: shapes.UsageQuery = call.query
+    usage = call.services.usage
+    report = await usage.report(query.by, query.since, query.until, query.limit + 1, query.after)
+    rows = report.rows[: query.limit]
+    lines = [views.usage_line(row, usage.name_of(report.by, row.group)) for row in rows]
+    following = rows[-1].group if len(report.rows) > len(rows) else None
+    span = {"since": shapes.instant(report.since_ns), "until": shapes.instant(report.until_ns), "by": report.by}
+    return {**span, **_items(lines, following)}
+
+
+async def status(call: AdminCall) -> object:
+    return views.status_view(call.services.status.read(), call.door.failures)
+
+
+async def audit_tail(call: AdminCall) -> object:
+    query: shapes.AuditQuery = call.query
+    records = await call.services.audit.read(query.limit, query.before)
+    lines = [
+        shapes.AuditView(
+            sequence=record.seq,
+            at=shapes.instant(record.at_ns),
+            actor=record.actor,
+            action=record.action,
+            target=record.target,
+            outcome=record.outcome,
+            facts=record.facts,
+        )
+        for record in records
+    ]
+    following = str(records[-1].seq) if records and records[-1].seq > 1 else None
+    return _items(lines, following)

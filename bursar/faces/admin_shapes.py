@@ -1,0 +1,337 @@
+"""The JSON of the admin API: stable names, amounts as decimal USD text, instants as RFC 3339 UTC text.
+
+An `...Input` is what a caller sends; a view is what is answered. The fields of an input are also fields of its view,
+so that what was read can be edited and sent back (PATCH is an RFC 7396 merge on the input's fields).
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from bursar.control.usage import UsageBy
+from bursar.core.directory import (
+    Mode,
+    Policy,
+    SubjectKind,
+    WindowDef,
+)
+from bursar.core.units import NS_PER_S, usd_to_pico
+
+_MILLION = 10**6
+
+
+def instant(ns: int) -> str:
+    """RFC 3339 in UTC, to the microsecond where there is one: ``2026-11-23T10:00:00Z``."""
+    moment = datetime.fromtimestamp(ns // NS_PER_S, UTC).replace(microsecond=ns % NS_PER_S // 1000)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _parse_instant(raw: object) -> int:
+    """Nanoseconds of an RFC 3339 text or of a plain day; without an offset it is UTC."""
+    try:
+        moment = datetime.fromisoformat(str(raw))
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        seconds = int(moment.replace(microsecond=0).timestamp())
+    except (ValueError, OverflowError):
+        raise ValueError(f"not an instant: `{str(raw)[:24]}` (write 2026-11-23T10:00:00Z)") from None
+    return seconds * NS_PER_S + moment.microsecond * 1000
+
+
+def _parse_usd(raw: object) -> int:
+    if not isinstance(raw, str):
+        raise ValueError('an amount is text, to be exact: "12.50"')
+    return usd_to_pico(raw)
+
+
+def _parse_usd_per_million(raw: object) -> int:
+    pico = _parse_usd(raw)
+    if pico % _MILLION:
+        raise ValueError("finer than a pico-USD per token")
+    return pico // _MILLION
+
+
+_USD = {"type": "string", "format": "decimal", "examples": ["12.50"]}
+Instant = Annotated[
+    int, msgspec.Meta(extra={"parse": _parse_instant}, extra_json_schema={"type": "string", "format": "date-time"})
+]
+Usd = Annotated[int, msgspec.Meta(extra={"parse": _parse_usd}, extra_json_schema=_USD)]
+UsdPerMillion = Annotated[int, msgspec.Meta(extra={"parse": _parse_usd_per_million}, extra_json_schema=_USD)]
+Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what goes over the wire."""
+
+
+class Page(Shape, frozen=True, kw_only=True):
+    """How a list is read: in pieces, each beginning after the last id of the one before."""
+
+    limit: Limit = 100
+    after: str = ""
+
+
+# ---- owners, teams, keys
+
+
+class OwnerInput(Shape, frozen=True, kw_only=True):
+    name: str
+    contacts: tuple[str, ...] = ()
+
+
+class OwnerCreate(OwnerInput, frozen=True, kw_only=True):
+    id: str = ""
+
+
+class OwnerView(Shape, frozen=True, kw_only=True):
+    id: str
+    name: str
+    contacts: tuple[str, ...]
+
+
+class TeamInput(Shape, frozen=True, kw_only=True):
+    name: str
+    owner: str
+    policy: Policy = Policy()
+    tags: tuple[str, ...] = ()
+
+
+class TeamCreate(TeamInput, frozen=True, kw_only=True):
+    id: str = ""
+
+
+class TeamView(Shape, frozen=True, kw_only=True):
+    id: str
+    name: str
+    owner: str
+    policy: dict[str, Any]  # a Policy without the fields that say nothing
+    tags: tuple[str, ...]
+    disabled: bool
+    keys_beyond: tuple[str, ...] = ()  # keys whose own policy says more; the team's binds them
+
+
+class KeyInput(Shape, frozen=True, kw_only=True):
+    name: str
+    policy: Policy = Policy()
+    tags: tuple[str, ...] = ()
+    expires_at: Instant | None = None
+
+
+class KeyCreate(KeyInput, frozen=True, kw_only=True):
+    team: str
+
+
+class KeyView(Shape, frozen=True, kw_only=True):
+    id: str
+    name: str
+    team: str
+    policy: dict[str, Any]
+    tags: tuple[str, ...]
+    state: str  # active | disabled | expired
+    expires_at: str | None
+    overlap_until: str | None  # an earlier secret of the key works until then
+
+
+class KeyMinted(Shape, frozen=True, kw_only=True):
+    """The only answer that ever holds the text of a key."""
+
+    key: KeyView
+    text: str
+
+    def __repr__(self) -> str:
+        return f"KeyMinted({self.key.id}, ***)"
+
+
+class KeyRotate(Shape, frozen=True, kw_only=True):
+    overlap_s: Annotated[int, msgspec.Meta(ge=0)] = 3600
+
+
+class KeyPage(Page, frozen=True, kw_only=True):
+    team: str = ""
+
+
+# ---- budgets
+
+
+class BudgetInput(Shape, frozen=True, kw_only=True):
+    limit_usd: Usd
+    hard: bool = True
+    window: WindowDef = WindowDef()
+    thresholds: tuple[int, ...] = (50, 80, 95, 100)
+    name: str = ""
+    mode: Mode = "enforce"
+
+
+class BudgetCreate(BudgetInput, frozen=True, kw_only=True):
+    subject_kind: SubjectKind
+    subject: str
+    id: str = ""
+
+
+class BudgetView(Shape, frozen=True, kw_only=True):
+    id: str
+    version: int
+    subject_kind: SubjectKind
+    subject: str
+    limit_usd: str
+    hard: bool
+    window: WindowDef
+    thresholds: tuple[int, ...]
+    name: str
+    mode: Mode
+
+
+class BalanceView(Shape, frozen=True, kw_only=True):
+    """A budget in its present window. posted + held <= limit, unless there is an overage."""
+
+    budget: str
+    name: str
+    hard: bool
+    window_start: str
+    window_end: str | None  # None = a lifetime budget
+    limit_usd: str
+    posted_usd: str
+    held_usd: str
+    overage_usd: str
+    left_usd: str
+    closed: bool
+
+
+# ---- provider keys
+
+
+class SecretPut(Shape, frozen=True, kw_only=True):
+    """The value goes in and never comes out again."""
+
+    address: str
+    value: str
+    tags: dict[str, str] = {}
+    allow_duplicate: bool = False
+
+    def __repr__(self) -> str:
+        return f"SecretPut({self.address}, ***)"
+
+
+class SecretTag(Shape, frozen=True, kw_only=True):
+    tags: dict[str, str | None]  # null removes
+
+
+class SecretView(Shape, frozen=True, kw_only=True):
+    id: str
+    address: str
+    version: int
+    tags: dict[str, str]
+    unowned: bool
+    disabled: bool
+    created_at: str
+    updated_at: str
+
+
+# ---- prices, usage, status
+
+
+class PriceQuery(Page, frozen=True, kw_only=True):
+    model: str = ""
+
+
+class PriceSet(Shape, frozen=True, kw_only=True):
+    """Rates are USD per million tokens, as providers publish them."""
+
+    input: UsdPerMillion
+    output: UsdPerMillion
+    cache_read: UsdPerMillion | None = None
+    cache_write: UsdPerMillion | None = None
+    context_window: int | None = None
+    max_output: int | None = None
+    from_: Instant | None = msgspec.field(name="from", default=None)
+    source: str = "operator"
+
+
+class BandView(Shape, frozen=True, kw_only=True):
+    """Rates in USD per million tokens for requests of more than `above` input tokens."""
+
+    above: int
+    input: str
+    output: str
+    cache_read: str
+    cache_write: str
+
+
+class PriceView(Shape, frozen=True, kw_only=True):
+    provider: str
+    model: str
+    id: str
+    digest: str
+    source: str
+    overridden: bool
+    bands: tuple[BandView, ...]
+    context_window: int | None
+    max_output: int | None
+    tools: dict[str, str]  # USD per use
+
+
+class OverrideView(Shape, frozen=True, kw_only=True):
+    """A price as it was appended; rates in USD per million tokens."""
+
+    provider: str
+    model: str
+    from_: str = msgspec.field(name="from")
+    input: str
+    output: str
+    cache_read: str | None
+    cache_write: str | None
+    source: str
+
+
+class UsageQuery(Page, frozen=True, kw_only=True):
+    by: UsageBy = "team"
+    since: Instant | None = None
+    until: Instant | None = None
+
+
+class UsageLine(Shape, frozen=True, kw_only=True):
+    group: str
+    name: str
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cost_usd: str
+    overage_usd: str
+    inexact: int
+
+
+class GatewayView(Shape, frozen=True, kw_only=True):
+    node: str
+    pid: int
+    connected: bool
+    directory_version: int
+
+
+class StatusView(Shape, frozen=True, kw_only=True):
+    ok: bool
+    version: str
+    node: str
+    data: str
+    started_at: str
+    directory_version: int
+    gateways: tuple[GatewayView, ...]
+    emulator: bool
+    counts: dict[str, int]
+    failed_guesses: int  # wrong admin tokens since the start
+    warnings: tuple[str, ...]
+
+
+class AuditQuery(Shape, frozen=True, kw_only=True):
+    limit: Limit = 50
+    before: int = 0  # sequence number; 0 = from the newest
+
+
+class AuditView(Shape, frozen=True, kw_only=True):
+    sequence: int
+    at: str
+    actor: str
+    action: str
+    target: str
+    outcome: str  # allowed | refused | failed
+    facts: dict[str, Any]
