@@ -30,16 +30,16 @@ class Owners:
     def get(self, owner_id: str) -> Owner:
         return self._directory.book.get(Owner, owner_id)
 
-    async def create(self, actor: str, given: OwnerInput, owner_id: str = "") -> Owner:
+    async def create(self, actor: str, name: str, contacts: tuple[str, ...] = (), owner_id: str = "") -> Owner:
         """Refuses with invalid_input or already_exists."""
         made: list[Owner] = []
 
         def decide(book: Book) -> Change:
             taken = {owner.id for owner in book.all(Owner)}
-            chosen = check_id(owner_id) if owner_id else id_from(given.name, taken)
+            chosen = check_id(owner_id) if owner_id else id_from(name, taken)
             if chosen in taken:
                 raise Refusal("already_exists", f"There is an owner {chosen!r} already", "Choose another --id")
-            made.append(_apply(Owner(id=chosen, name=""), given))
+            made.append(_apply(Owner(id=chosen, name=""), OwnerInput(name=name, contacts=contacts)))
             return Change(action="owner.create", target=f"owner/{chosen}", put=made)
 
         await self._directory.change(actor, decide)

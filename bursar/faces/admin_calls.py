@@ -84,7 +84,7 @@ async def list_owners(call: AdminCall) -> object:
 
 async def create_owner(call: AdminCall) -> object:
     given: shapes.OwnerCreate = call.body
-    return views.owner_view(await call.services.owners.create(call.actor, _owner_input(given), given.id))
+    return views.owner_view(await call.services.owners.create(call.actor, given.name, given.contacts, given.id))
 
 
 async def get_owner(call: AdminCall) -> object:

@@ -1,0 +1,190 @@
+"""The admin API over HTTP: Starlette around the route table. Errors are problem+json (RFC 9457) and say what to do."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route as HttpRoute
+
+from bursar.core.errors import RULES, Refusal
+from bursar.core.strict import EnvText, Fault, Faults, read
+from bursar.faces.admin_calls import AdminCall, Services
+from bursar.faces.admin_door import Door
+from bursar.faces.admin_routes import PREFIX, ROUTES, Route
+from bursar.faces.openapi import document
+
+MAX_BODY = 1 << 20
+PROBLEM = "application/problem+json"
+
+_NO_STORE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def build_admin(services: Services, door: Door, version: str) -> Starlette:
+    """The application. `/healthz` and `/openapi.json` are open, everything else wants the admin token."""
+    described = document(ROUTES, version)
+
+    async def openapi(request: Request) -> Response:
+        door.check_host(request.headers.get("host", ""))
+        return _answer(200, described)
+
+    async def healthz(_: Request) -> Response:
+        return Response("ok\n", media_type="text/plain", headers=_NO_STORE)
+
+    routes = [
+        HttpRoute("/healthz", healthz, methods=["GET"]),
+        HttpRoute("/openapi.json", openapi, methods=["GET"]),
+        *(_http_routes(services, door)),
+    ]
+    handlers: Mapping[Any, Any] = {
+        Refusal: _on_refusal,
+        Faults: _on_faults,
+        HTTPException: _on_http,
+        ClientDisconnect: _on_gone,
+        Exception: _on_bug,
+    }
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+def _http_routes(services: Services, door: Door) -> list[HttpRoute]:
+    """One Starlette route a path, so that a wrong method on a known path is told from an unknown path."""
+    by_path: dict[str, dict[str, _Endpoint]] = {}
+    for route in ROUTES:
+        by_path.setdefault(PREFIX + route.path, {})[route.method] = _endpoint(route, services, door)
+
+    def choose(methods: dict[str, _Endpoint]) -> _Endpoint:
+        async def serve(request: Request) -> Response:
+            return await methods[request.method](request)
+
+        return serve
+
+    served = [HttpRoute(path, choose(methods), methods=list(methods)) for path, methods in by_path.items()]
+    for http_route in served:
+        http_route.methods = (http_route.methods or set()) - {"HEAD"}  # Starlette adds it to GET by itself
+    return served
+
+
+def _endpoint(route: Route, services: Services, door: Door) -> _Endpoint:
+    async def serve(request: Request) -> Response:
+        door.check_host(request.headers.get("host", ""))
+        peer = request.client.host if request.client else ""
+        actor = await door.admit(request.headers.get("authorization", ""), peer)
+        call = AdminCall(
+            services=services,
+            door=door,
+            actor=actor,
+            path=request.path_params,
+            query=_read_query(route, request),
+            body=await _read_body(route, request),
+        )
+        result = await route.call(call)
+        if route.answer is None:
+            return Response(status_code=204, headers=_NO_STORE)
+        return _answer(201 if route.created else 200, result)
+
+    return serve
+
+
+def _read_query(route: Route, request: Request) -> object:
+    given = {name: EnvText(value) for name, value in request.query_params.items()}
+    if route.query is not None:
+        return read(route.query, given)
+    if given:
+        names = sorted(given)
+        raise Faults([Fault(name, "unknown_key", "this route takes no parameters", "leave it out") for name in names])
+    return None
+
+
+async def _read_body(route: Route, request: Request) -> object:
+    """The body as the route's kind; for a PATCH, the plain merge patch, read once its turn has come."""
+    if route.body is None:
+        return None
+    raw = await _bytes_of(request)
+    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media_type not in {"application/json", "application/merge-patch+json"}:
+        raise Refusal("unsupported_media_type", "The body is not JSON", "Send content-type: application/json")
+    try:
+        data = msgspec.json.decode(raw) if raw else {}
+    except msgspec.DecodeError as error:
+        raise Refusal("malformed_request", f"The body is not JSON: {error}", "Send one JSON object") from None
+    if not isinstance(data, Mapping):
+        raise Refusal("malformed_request", "The body is not a JSON object", "Send one JSON object")
+    return data if route.method == "PATCH" else read(route.body, data)
+
+
+async def _bytes_of(request: Request) -> bytes:
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > MAX_BODY:
+            raise Refusal("body_too_large", "The body is larger than 1 MiB", "Send less")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _answer(status: int, value: object) -> Response:
+    return Response(msgspec.json.encode(value), status_code=status, media_type="application/json", headers=_NO_STORE)
+
+
+# ---- problems
+
+
+def problem(refusal: Refusal, faults: list[Fault] | None = None) -> dict[str, Any]:
+    """RFC 9457 with `code` (the stable word), `hint` (what to do next), and the faults of an input by path."""
+    rule = RULES[refusal.word]
+    told: dict[str, Any] = {
+        "type": f"urn:bursar:refusal:{refusal.word}",
+        "title": rule.title,
+        "status": rule.status,
+        "detail": refusal.message,
+        "code": refusal.word,
+        "hint": refusal.hint,
+    }
+    if refusal.facts:
+        told["facts"] = refusal.facts
+    if faults:
+        told["faults"] = faults
+    return told
+
+
+async def _on_refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return _problem(error)
+
+
+async def _on_faults(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Faults)
+    first = error.faults[0]
+    more = f" (and {len(error.faults) - 1} more)" if len(error.faults) > 1 else ""
+    hint = first.hint or "Correct the fields named in `faults`"
+    return _problem(Refusal("invalid_input", f"{first.path}: {first.message}{more}", hint), error.faults)
+
+
+async def _on_http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return _problem(Refusal("method_not_allowed", "The path takes other methods", "See /openapi.json"))
+    return _problem(Refusal("not_found", "There is no such path in the admin API", "See /openapi.json"))
+
+
+async def _on_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _on_bug(_: Request, __: Exception) -> Response:
+    """Starlette logs the traceback; the caller learns nothing of our insides."""
+    return _problem(Refusal("internal_error", "Something failed inside Bursar", "Its log has the details"))
+
+
+def _problem(refusal: Refusal, faults: list[Fault] | None = None) -> Response:
+    headers = dict(_NO_STORE)
+    if refusal.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(refusal.retry_after)))
+    if RULES[refusal.word].status == 401:
+        headers["www-authenticate"] = 'Bearer realm="bursar admin"'
+    body = msgspec.json.encode(problem(refusal, faults))
+    return Response(body, status_code=RULES[refusal.word].status, media_type=PROBLEM, headers=headers)

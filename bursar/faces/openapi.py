@@ -1,0 +1,122 @@
+"""The OpenAPI 3.1 document of the admin API, made from its route table."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from bursar.core.errors import RULES
+from bursar.faces.admin_routes import PREFIX, Route
+
+_REF = "#/components/schemas/{name}"
+_PART = re.compile(r"\{(\w+)(?::path)?\}")
+_ALWAYS = ("admin_token_missing", "admin_token_invalid", "too_many_guesses", "host_not_allowed", "internal_error")
+_ON_INPUT = ("invalid_input", "malformed_request", "body_too_large", "unsupported_media_type")
+_ON_CHANGE = ("audit_unavailable", "directory_changed", "directory_unavailable")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """RFC 9457. `code` is stable; `hint` says what to do next."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str
+    facts: dict[str, str | int] = {}
+
+
+def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
+    """The whole document. Deterministic: the same table gives the same text."""
+    rows = list(routes)
+    kinds = [kind for row in rows for kind in (row.answer, row.body, row.query) if kind] + [Problem]
+    schemas, components = msgspec.json.schema_components(dict.fromkeys(kinds), ref_template=_REF)
+    reference = dict(zip(dict.fromkeys(kinds), schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        paths.setdefault(PREFIX + _PART.sub(r"{\1}", row.path), {})[row.method.lower()] = _operation(
+            row, reference, components
+        )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Bursar admin API",
+            "version": version,
+            "description": "Amounts are decimal USD as text; instants are RFC 3339 in UTC.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"adminToken": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"adminToken": {"type": "http", "scheme": "bearer", "bearerFormat": "bsa_..."}},
+        },
+    }
+
+
+def _operation(row: Route, reference: dict[Any, Any], components: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": row.call.__name__,
+        "summary": row.summary,
+        "tags": [row.path.split("/")[1]],
+        "responses": _responses(row, reference),
+    }
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PART.findall(row.path)
+    ]
+    if row.query is not None:
+        parameters += _query_parameters(row.query, components)
+    if parameters:
+        operation["parameters"] = parameters
+    if row.body is not None:
+        media = "application/merge-patch+json" if row.method == "PATCH" else "application/json"
+        operation["requestBody"] = {"required": True, "content": {media: {"schema": reference[row.body]}}}
+    return operation
+
+
+def _query_parameters(query: type[msgspec.Struct], components: dict[str, Any]) -> list[dict[str, Any]]:
+    schema = components[query.__name__]
+    required = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": field}
+        for name, field in schema["properties"].items()
+    ]
+
+
+def _responses(row: Route, reference: dict[Any, Any]) -> dict[str, Any]:
+    answers: dict[str, Any] = {"204": {"description": "Done"}}
+    if row.answer is not None:
+        schema = _paged(reference[row.answer]) if row.page else reference[row.answer]
+        status = "201" if row.created else "200"
+        answers = {status: {"description": row.summary, "content": {"application/json": {"schema": schema}}}}
+    by_status: dict[str, list[str]] = {}
+    for word in _words(row):
+        by_status.setdefault(str(RULES[word].status), []).append(word)
+    for status, words in sorted(by_status.items()):
+        content = {"application/problem+json": {"schema": reference[Problem]}}
+        answers[status] = {"description": ", ".join(words), "content": content}
+    return answers
+
+
+def _words(row: Route) -> list[str]:
+    """Every refusal that the route can answer, each once."""
+    words = [*_ALWAYS, *row.refusals]
+    if row.body is not None or row.query is not None:
+        words += _ON_INPUT
+    if row.method != "GET":
+        words += _ON_CHANGE
+    return list(dict.fromkeys(words))
+
+
+def _paged(item: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["items", "next"],
+        "properties": {
+            "items": {"type": "array", "items": item},
+            "next": {"type": ["string", "null"], "description": "give it as `after` (audit: `before`) to read on"},
+        },
+    }
