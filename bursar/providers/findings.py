@@ -1,0 +1,45 @@
+"""What a walk through messages, content parts and tools has found that can raise a price."""
+
+import msgspec
+
+from bursar.core.calls import ServerTool
+from bursar.providers.strict_json import Fields, text
+
+
+class Findings(msgspec.Struct, kw_only=True):
+    """Filled while a body is read; the first reason found is the one that is told."""
+
+    external: str = ""  # -> Call.external_input
+    unbounded: str = ""  # -> Call.unbounded
+    audio: bool = False
+    one_hour: bool = False  # a cache write that is kept for an hour (or longer) can happen
+    five_minutes: bool = False
+    media: int = 0  # images, files, sounds
+    media_bytes: int = 0  # raw bytes of the body that are media, not text
+    unknown: list[str] = []
+    tools: list[ServerTool] = []
+
+    def outside(self, reason: str) -> None:
+        """Input comes in that the body's bytes do not bound."""
+        self.external = self.external or reason
+
+    def medium(self, reason: str, size: int) -> None:
+        self.outside(reason)
+        self.media += 1
+        self.media_bytes += size
+
+    def no_ceiling(self, reason: str) -> None:
+        self.unbounded = self.unbounded or reason
+
+    def new_key(self, path: str) -> None:
+        """A field nobody has classified; told once, and a hostile body cannot make the list long."""
+        if path not in self.unknown and len(self.unknown) < 32:
+            self.unknown.append(path)
+
+    def cache_marker(self, marker: Fields, where: str) -> None:
+        """Anthropic `cache_control`: kept 5 minutes unless it says otherwise; an unknown life counts as the longest."""
+        ttl = text(marker, "ttl", where)
+        if ttl is None or ttl == "5m":
+            self.five_minutes = True
+        else:
+            self.one_hour = True

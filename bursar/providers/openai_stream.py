@@ -1,0 +1,173 @@
+"""Meters a streamed chat completion, chunk by chunk.
+
+Reference: https://platform.openai.com/docs/api-reference/chat/streaming. The chunk with usage comes last, with empty
+`choices`; some servers put usage into the final choice's chunk or, cumulative, into every one.
+"""
+
+import msgspec
+
+from bursar.core.calls import Call, Usage
+from bursar.providers.event_data import data_of
+from bursar.providers.openai_usage import Output, read_counts, visible_bytes
+from bursar.providers.usage_counts import doubt_beside_output, larger
+
+_DONE = b"[DONE]"
+_NONE = msgspec.Raw()
+
+
+class _Choice(msgspec.Struct):
+    delta: Output | None = None
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: msgspec.Raw = _NONE
+    service_tier: str | None = None
+
+
+class _Shapeless(msgspec.Struct):
+    """A chunk whose choices are of an unknown shape."""
+
+    choices: msgspec.Raw = _NONE
+    usage: msgspec.Raw = _NONE
+
+
+class _Names(msgspec.Struct):
+    id: str = "chatcmpl-cut"
+    created: int = 0
+    model: str = ""
+
+
+_chunk = msgspec.json.Decoder(_Chunk).decode
+_shapeless = msgspec.json.Decoder(_Shapeless).decode
+_names = msgspec.json.Decoder(_Names).decode
+
+
+class OpenAIMeter:
+    """`bursar.ports.StreamMeter` for "chat"."""
+
+    __slots__ = (
+        "_call",
+        "_finished",
+        "_said",
+        "_sample",
+        "_strip",
+        "_tier",
+        "ended",
+        "input_usage",
+        "invalid",
+        "output_events",
+        "output_seen",
+        "usage",
+        "visible_bytes",
+    )
+
+    def __init__(self, call: Call, *, strip_usage: bool) -> None:
+        self.usage: Usage | None = None
+        self.input_usage: Usage | None = None
+        self.visible_bytes = 0
+        self.output_events = 0
+        self.output_seen = False
+        self.ended = False
+        self.invalid = ""
+        self._call = call
+        self._strip = strip_usage  # the caller did not ask for the chunk with usage, Bursar did
+        self._said: Usage | None = None  # the largest usage said so far
+        self._tier: str | None = None
+        self._sample = b""  # the first chunk, for its id
+        self._finished: set[int] = set()
+
+    def feed(self, event: bytes) -> bytes:
+        """One whole event -> the bytes to send on: the event itself, or nothing for a usage chunk nobody asked for."""
+        data = event[6:] if event.startswith(b"data: {") else data_of(event)
+        if data is None:
+            return event
+        try:
+            chunk = _chunk(data)
+        except msgspec.ValidationError:
+            return self._feed_shapeless(data, event)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return self._feed_unreadable(data, event)
+        if not self._sample:
+            self._sample = data
+        if chunk.service_tier is not None:
+            self._tier = chunk.service_tier
+        if chunk.choices:
+            self._count(chunk.choices)
+        if len(chunk.usage) > 4:  # not absent, not null
+            self._read_usage(chunk.usage)
+            if self._strip and not chunk.choices:
+                return b""
+        return event
+
+    def _count(self, choices: list[_Choice]) -> None:
+        size = 0
+        for choice in choices:
+            if choice.delta is not None:
+                size += visible_bytes(choice.delta)
+                if choice.delta.audio is not None:
+                    self.output_seen = True
+            if choice.finish_reason is not None:
+                self._finished.add(choice.index)
+        if size:
+            self._saw(size)
+
+    def _saw(self, size: int) -> None:
+        self.visible_bytes += size
+        self.output_events += 1
+        self.output_seen = True
+        self.usage = None  # said before this output: no longer the final word
+
+    def _read_usage(self, raw: bytes) -> None:
+        usage, reason = read_counts(raw, self._tier, self._call)
+        if usage is not None:
+            usage = larger(self._said, usage)
+            reason = doubt_beside_output(usage, self.visible_bytes, self.output_seen)
+        if usage is None or reason:
+            self.invalid = "" if self.usage is not None else reason
+            return
+        self.usage = self._said = usage
+        self.invalid = ""
+
+    def _feed_shapeless(self, data: bytes, event: bytes) -> bytes:
+        """Valid JSON of an unexpected shape: all of its choices count as output, its usage is read."""
+        try:
+            chunk = _shapeless(data)
+        except msgspec.DecodeError:
+            return event  # not even an object
+        if len(chunk.choices) > 4:
+            self._saw(len(chunk.choices))
+        if len(chunk.usage) > 4:
+            self._read_usage(chunk.usage)
+        return event
+
+    def _feed_unreadable(self, data: bytes, event: bytes) -> bytes:
+        """Not JSON: the end mark, data in several fields, or garbage, which is passed on and proves nothing."""
+        if data.strip() == _DONE:
+            self.ended = True
+            return event
+        joined = data_of(event)
+        if joined is not None and joined != data.rstrip(b"\r\n") and b"\n" in joined:
+            rest = self.feed(b"data: " + joined.replace(b"\n", b" ") + b"\n\n")
+            return event if rest else b""
+        return event
+
+    def cut(self, word: str, message: str) -> bytes:
+        """A chunk that finishes every open choice with "length" and tells why, then the end mark."""
+        try:
+            names = _names(self._sample)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            names = _Names(model=self._call.model)
+        still_open = [index for index in range(self._call.n) if index not in self._finished]
+        chunk = {
+            "id": names.id,
+            "object": "chat.completion.chunk",
+            "created": names.created,
+            "model": names.model,
+            "choices": [{"index": index, "delta": {}, "finish_reason": "length"} for index in still_open],
+            "bursar": {"code": word, "message": message},
+        }
+        self.ended = True
+        return b"data: " + msgspec.json.encode(chunk) + b"\n\ndata: [DONE]\n\n"
