@@ -30,8 +30,8 @@ from bursar.core.ledger_records import (
     SnapshotRecord,
     VoidRecord,
     WindowRecord,
+    counts_of,
     define_record,
-    usage_row,
 )
 from bursar.core.windows import span_of
 
@@ -164,7 +164,7 @@ class Ledger:
             cost, exact = MAX_AMOUNT, False
         held, expected = hold.ceiling, hold.record.request.expected_pico
         hard = (held, cost, held - cost, 0) if cost <= held else (held, held, 0, cost - held)
-        row = None if usage is None else usage_row(usage)
+        row = None if usage is None else counts_of(usage)
         return PostRecord(now, hold_id, cost, hard, (expected, cost, expected - cost), exact, settlement.outcome, row)
 
     def void(self, hold_id: int, reason: str, now: int) -> VoidRecord | None:

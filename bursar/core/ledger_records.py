@@ -16,6 +16,7 @@ from bursar.core.directory import BudgetDef, Mode, SubjectKind, WindowDef
 
 Money = int | str
 Leg = tuple[str, int, int, bool]  # budget id, version of its definition, window number, hard
+UsageBy = Literal["key", "team", "owner", "user", "provider", "model", "day"]
 EventKind = Literal["overage", "adjusted", "closed", "threshold", "unreconciled"]
 
 MAX_AMOUNT = 2**63 - 1  # $9.2M: more than any one attempt can cost
@@ -78,6 +79,19 @@ class Balance(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     held_pico: int
     overage_pico: int
     closed: bool
+
+
+class UsageRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Sums over the settled attempts of one group. Amounts are pico-USD; the cost includes overage and corrections."""
+
+    group: str  # the key's id, the model's name, "2026-11-23", ...
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cost_pico: int
+    overage_pico: int = 0
+    inexact: int = 0  # attempts settled without the provider's own usage
 
 
 class LedgerEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +165,7 @@ class ShrinkRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5
     released: int
 
 
-UsageRow = tuple[int, int, int, int, int, int, int, int, int, tuple[tuple[str, int], ...], str]
+Counts = tuple[int, int, int, int, int, int, int, int, int, tuple[tuple[str, int], ...], str]
 
 
 class PostRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
@@ -166,7 +180,7 @@ class PostRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
     soft: tuple[int, int, int]  # held, posted, released
     exact: bool
     outcome: str
-    usage: UsageRow | None
+    usage: Counts | None
 
 
 class VoidRecord(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=7):
@@ -243,7 +257,7 @@ def define_record(definition: BudgetDef, t: int) -> DefineRecord:
     )
 
 
-def usage_row(usage: Usage) -> UsageRow:
+def counts_of(usage: Usage) -> Counts:
     return (
         usage.input_tokens,
         usage.output_tokens,

@@ -10,7 +10,7 @@ The journal belongs to one event loop and is not safe across threads.
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -190,7 +190,7 @@ class Journal:
         self._open_windows(request.budgets, now)
         return now
 
-    def _open_windows(self, budgets: Iterable[str], now: int) -> None:
+    def _open_windows(self, budgets: Sequence[str], now: int) -> None:
         for record in self._ledger.due(budgets, now):
             self._note(record)
 
@@ -227,9 +227,9 @@ class Journal:
             raise ValueError(f"there never was a hold {hold_id}")
         self._note(CorrectRecord(self._clock.now(), hold_id, (delta_pico, -delta_pico), reason, legs))
 
-    def define(self, definition: BudgetDef) -> None:
+    def define(self, budget: BudgetDef) -> None:
         """Take a new or changed budget; an unchanged one makes no record. Raises ValueError if it means nothing."""
-        record = self._ledger.define(definition, self._clock.now())
+        record = self._ledger.define(budget, self._clock.now())
         if record is not None:
             self._note(record)
 
@@ -241,11 +241,10 @@ class Journal:
         self._open_windows(request.budgets, now)
         return self._ledger.check_hold(request, now)
 
-    def room(self, budget_ids: Iterable[str]) -> int | None:
+    def room(self, budgets: Sequence[str]) -> int | None:
         """Pico-USD left in the tightest of these hard budgets; None = none of them is one."""
-        ids = tuple(budget_ids)
-        self._open_windows(ids, self._clock.now())
-        return self._ledger.room(ids)
+        self._open_windows(budgets, self._clock.now())
+        return self._ledger.room(budgets)
 
     def balances(self) -> list[Balance]:
         return self._ledger.balances(self._clock.now())

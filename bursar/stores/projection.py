@@ -1,0 +1,361 @@
+"""The ledger as control reads it: follows the journal into `ledger.db`, whatever either process is doing.
+
+Another process writes the journal. An unfinished record at its end is waited for. Each batch and the position behind
+it are one transaction, so that a crash of either side loses nothing and counts nothing twice; the database may be
+deleted at any time and is built anew. Not safe across threads: one `catch_up` at a time.
+"""
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from bursar.core.ledger import Ledger
+from bursar.core.ledger_budget import Budget, Row
+from bursar.core.ledger_records import (
+    Balance,
+    CorrectRecord,
+    DefineRecord,
+    HoldRecord,
+    PostRecord,
+    Record,
+    ShrinkRecord,
+    SnapshotRecord,
+    VoidRecord,
+    WindowRecord,
+)
+from bursar.core.units import NS_PER_S
+from bursar.stores.journal_recovery import decoder
+from bursar.stores.journal_segment import (
+    FRAME,
+    FRAME_BYTES,
+    HEADER_BYTES,
+    JournalDamaged,
+    read_frames,
+    read_header,
+    segment_numbers,
+    segment_path,
+)
+from bursar.stores.schema import open_database
+
+HOUR_NS = 3_600 * NS_PER_S
+_CHUNK = 1 << 20
+_PATIENCE = 50  # readings of the same bytes that do not check before they count as damaged
+
+_INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempts VALUES (" + "?, " * 31 + "?)"
+_INSERT_CORRECTION = "INSERT INTO corrections VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_DEFINITION = "INSERT OR REPLACE INTO budget_defs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_UPSERT_BALANCE = "INSERT OR REPLACE INTO balances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_UPSERT_HOUR = "INSERT OR REPLACE INTO hourly VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SELECT_HOUR = """SELECT attempts, inexact, input_tokens, output_tokens, cached_tokens, cost, overage FROM hourly
+    WHERE hour = ? AND team_id = ? AND owner_id = ? AND key_id = ? AND user = ? AND provider = ? AND model = ?"""
+_SELECT_HOURS = """SELECT {column}, attempts, inexact, input_tokens, output_tokens, cached_tokens, cost, overage
+    FROM hourly WHERE hour >= ? AND hour < ?"""
+_SELECT_LABELS = "SELECT t_ns, team_id, owner_id, key_id, user, provider, model FROM attempts WHERE hold_id = ?"
+_NO_USAGE = (None,) * 11
+
+_HourKey = tuple[int, str, str, str, str, str, str]
+
+
+class Projection:
+    """Opened at construction. Raises SchemaFault, sqlite3.Error, OSError, JournalDamaged."""
+
+    def __init__(self, folder: Path, database: Path) -> None:
+        self._folder = folder
+        self._db = open_database(database, "ledger")
+        self._db.execute("PRAGMA synchronous = NORMAL")  # a lost batch is projected again
+        self._ledger = Ledger()  # a replica, for balances and for the holds that are open
+        self._segment = self._offset = self.records = 0
+        self._stuck = (0, 0, 0)  # segment, offset, times seen
+        self._forget_batch()
+        self._resume()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def balances(self, now: int) -> list[Balance]:
+        """Every budget in use, in its window at `now`, as far as the journal is projected."""
+        return self._ledger.balances(now)
+
+    def hours(self, column: str, since: int, until: int) -> list[tuple[object, ...]]:
+        """(column, attempts, inexact, input, output, cached tokens, cost, overage) of hours since <= h < until."""
+        return self._db.execute(_SELECT_HOURS.format(column=column), (since, until)).fetchall()
+
+    # ---- where to go on
+
+    def _resume(self) -> None:
+        """Go on behind what is committed: the replica starts from its segment's snapshot."""
+        row = self._db.execute("SELECT segment, offset, records FROM position").fetchone()
+        if row is None:
+            return
+        self._segment, self._offset, self.records = row
+        path = segment_path(self._folder, self._segment)
+        data = path.read_bytes()[: self._offset]
+        read_header(path, data)
+        reached = HEADER_BYTES
+        for behind, payload in read_frames(data, self._segment, 0, HEADER_BYTES):
+            self._ledger.apply(decoder.decode(payload))
+            reached = behind
+        self._ledger.events.clear()
+        if reached != self._offset:
+            raise JournalDamaged(path, reached, "what was projected is no longer there")
+
+    def catch_up(self) -> int:
+        """Project the next batch, at most about a megabyte; the number of records, 0 = nothing new.
+
+        Raises JournalDamaged, sqlite3.Error, OSError; then nothing of the batch is kept and the next call tries again.
+        """
+        if not self._segment and not self._enter_first():
+            return 0
+        follower = segment_path(self._folder, self._segment + 1)
+        complete = follower.exists()  # looked at first: behind it, nothing is added to this segment
+        data = self._read(_CHUNK)
+        count, used = self._project(data)
+        if count:
+            return count
+        if complete and not data:
+            self._enter(follower)
+            return self.catch_up()
+        if len(data) > used:
+            self._wait_for_rest(data, complete)
+        return 0
+
+    def _enter_first(self) -> bool:
+        numbers = segment_numbers(self._folder) if self._folder.is_dir() else []
+        if not numbers:
+            return False
+        self._enter(segment_path(self._folder, numbers[0]))
+        return True
+
+    def _enter(self, path: Path) -> None:
+        with path.open("rb") as file:
+            header = read_header(path, file.read(HEADER_BYTES))
+        self._segment, self._offset = header.number, HEADER_BYTES
+
+    def _read(self, size: int) -> bytes:
+        """From the position on: at least one record, however large, if it is all there."""
+        with segment_path(self._folder, self._segment).open("rb") as file:
+            file.seek(self._offset)
+            data = file.read(size)
+            if len(data) == size:
+                needed = FRAME.unpack_from(data)[0] + FRAME_BYTES
+                data += file.read(max(0, needed - size))
+        return data
+
+    def _wait_for_rest(self, data: bytes, complete: bool) -> None:
+        """The writer may be in the middle of a record. Not for ever."""
+        path = segment_path(self._folder, self._segment)
+        if complete:
+            raise JournalDamaged(path, self._offset, "a record in the middle of the journal is not whole")
+        if len(data) < FRAME_BYTES or FRAME.unpack_from(data)[0] + FRAME_BYTES > len(data):
+            return
+        segment, offset, times = self._stuck
+        times = times + 1 if (segment, offset) == (self._segment, self._offset) else 1
+        self._stuck = (self._segment, self._offset, times)
+        if times > _PATIENCE:
+            raise JournalDamaged(path, self._offset, "the checksum does not fit the record")
+
+    # ---- one batch
+
+    def _forget_batch(self) -> None:
+        self._ended: list[tuple[object, ...]] = []  # rows of attempts
+        self._changed: set[int] = set()  # holds made or shrunk, if still open at the end
+        self._touched: dict[Row, Budget] = {}
+        self._hours: dict[_HourKey, list[int]] = {}
+        self._definitions: list[tuple[object, ...]] = []
+        self._corrections: list[tuple[object, ...]] = []
+
+    def _project(self, data: bytes) -> tuple[int, int]:
+        """(records, bytes) of the whole records in `data`, committed."""
+        count = used = 0
+        offset = self._offset
+        try:
+            for used, payload in read_frames(data, self._segment, offset):
+                self._take(decoder.decode(payload), offset + used)
+                count += 1
+            if count:
+                self._commit(offset + used, self.records + count)
+        except (KeyError, msgspec.MsgspecError) as error:
+            self._start_over()
+            raise JournalDamaged(segment_path(self._folder, self._segment), offset, f"{error!r}") from error
+        except sqlite3.Error:
+            self._start_over()
+            raise
+        self._ledger.events.clear()
+        return count, used
+
+    def _start_over(self) -> None:
+        """The replica has run ahead of the database: both go back to what is committed."""
+        self._ledger = Ledger()
+        self._segment = self._offset = self.records = 0
+        self._forget_batch()
+        self._resume()
+
+    def _take(self, record: Record, behind: int) -> None:
+        ledger = self._ledger
+        if isinstance(record, HoldRecord):
+            ledger.apply_hold(record)
+            self._changed.add(record.id)
+            self._touch(record.id)
+        elif isinstance(record, PostRecord):
+            hold = ledger.open[record.id].record
+            self._touch(record.id)
+            ledger.apply_post(record)
+            self._post(hold, record)
+        elif isinstance(record, VoidRecord):
+            hold = ledger.open[record.id].record
+            self._touch(record.id)
+            ledger.apply(record)
+            end = (None, None, record.t, None, record.reason, *_NO_USAGE)
+            self._ended.append((*_attempt(hold), "VOIDED", record.released[0], *end))
+            self._changed.discard(record.id)
+        else:
+            self._take_rare(record, behind)
+
+    def _take_rare(self, record: Record, behind: int) -> None:
+        if isinstance(record, SnapshotRecord):
+            if not self.records and not self._ledger.budgets:
+                self._ledger.apply(record)  # later ones say what the replica knows
+                self._snapshot(record)
+            return
+        self._ledger.apply(record)
+        if isinstance(record, ShrinkRecord):
+            self._changed.add(record.id)
+            self._touch(record.id)
+        elif isinstance(record, DefineRecord):
+            self._define(record)
+        elif isinstance(record, WindowRecord):
+            budget = self._ledger.budgets[record.budget]
+            self._touched[budget.rows[record.number]] = budget
+        elif isinstance(record, CorrectRecord):
+            self._correct(record, behind)
+
+    def _touch(self, hold_id: int) -> None:
+        touched = self._touched
+        for budget, row, _ in self._ledger.open[hold_id].legs:
+            touched[row] = budget
+
+    def _snapshot(self, record: SnapshotRecord) -> None:
+        """The first record of the first segment that is there: mostly empty, else what came before is not known."""
+        for image in record.budgets:
+            self._define(image.definition)
+        self._changed.update(hold.id for _, hold in record.holds)
+
+    def _post(self, hold: HoldRecord, record: PostRecord) -> None:
+        self._changed.discard(record.id)
+        held, _, _, overage = record.hard
+        usage = record.usage
+        counts: tuple[object, ...] = _NO_USAGE
+        if usage is not None:
+            tools = msgspec.json.encode(dict(usage[9])).decode() if usage[9] else None
+            counts = (*usage[:9], tools, usage[10])
+        cost = record.cost
+        end = (cost, overage, record.t, record.exact, record.outcome)
+        self._ended.append((*_attempt(hold), "POSTED", held, *end, *counts))
+        sums = self._hour(hold)
+        sums[0] += 1
+        sums[1] += not record.exact
+        if usage is not None:
+            sums[2] += usage[0]
+            sums[3] += usage[1]
+            sums[4] += usage[2]
+        sums[5] += cost
+        sums[6] += overage
+
+    def _hour(self, hold: HoldRecord) -> list[int]:
+        request = hold.request
+        key = (
+            hold.t // HOUR_NS,
+            request.team_id,
+            request.owner_id,
+            request.key_id,
+            request.user,
+            request.provider,
+            request.model,
+        )
+        return self._hours.get(key) or self._hours.setdefault(key, [0] * 7)
+
+    def _define(self, record: DefineRecord) -> None:
+        window, thresholds = (
+            msgspec.json.encode(record.window).decode(),
+            msgspec.json.encode(record.thresholds).decode(),
+        )
+        flags = (record.hard, record.mode, record.deleted, window, thresholds)
+        about = (record.name, record.subject_kind, record.subject)
+        self._definitions.append((record.id, record.version, record.t, str(record.limit), *flags, *about))
+        budget = self._ledger.budgets[record.id]
+        self._touched.update((row, budget) for row in budget.rows.values())
+
+    def _correct(self, record: CorrectRecord, behind: int) -> None:
+        delta = record.pair[0]
+        self._corrections.append((self._segment, behind, record.id, record.t, str(delta), record.reason))
+        for budget_id, _, number, _ in record.legs:
+            budget = self._ledger.budgets[budget_id]
+            if number in budget.rows:
+                self._touched[budget.rows[number]] = budget
+        key = self._labels(record.id)
+        if key is not None:
+            (self._hours.get(key) or self._hours.setdefault(key, [0] * 7))[5] += delta
+
+    def _labels(self, hold_id: int) -> _HourKey | None:
+        for row in reversed(self._ended):
+            if row[0] == hold_id:
+                t, team, owner, key, user, provider, model = (row[i] for i in (3, 5, 6, 4, 7, 8, 9))
+                return int(str(t)) // HOUR_NS, str(team), str(owner), str(key), str(user), str(provider), str(model)
+        found = self._db.execute(_SELECT_LABELS, (hold_id,)).fetchone()
+        return None if found is None else (found[0] // HOUR_NS, *found[1:])
+
+    def _commit(self, offset: int, records: int) -> None:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.executemany(_INSERT_ATTEMPT, self._ended)
+            db.executemany(_INSERT_ATTEMPT, self._still_held())
+            db.executemany(_INSERT_DEFINITION, self._definitions)
+            db.executemany(_INSERT_CORRECTION, self._corrections)
+            db.executemany(_UPSERT_BALANCE, [_balance(budget, row) for row, budget in self._touched.items() if row.end])
+            db.executemany(_UPSERT_HOUR, [self._summed(key, sums) for key, sums in self._hours.items()])
+            db.execute("INSERT OR REPLACE INTO position VALUES (1, ?, ?, ?)", (self._segment, offset, records))
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        self._offset, self.records = offset, records
+        self._forget_batch()
+
+    def _still_held(self) -> list[tuple[object, ...]]:
+        rest = (None, None, None, None, None, *_NO_USAGE)
+        holds = (self._ledger.open.get(hold_id) for hold_id in self._changed)
+        return [(*_attempt(hold.record), "HELD", hold.ceiling, *rest) for hold in holds if hold is not None]
+
+    def _summed(self, key: _HourKey, sums: list[int]) -> tuple[object, ...]:
+        known = self._db.execute(_SELECT_HOUR, key).fetchone()
+        if known is not None:
+            sums = [mine + int(theirs) for mine, theirs in zip(sums, known, strict=True)]
+        return (*key, *sums[:5], str(sums[5]), str(sums[6]))
+
+
+def _attempt(hold: HoldRecord) -> tuple[object, ...]:
+    request = hold.request
+    return (
+        hold.id,
+        request.request_id,
+        request.attempt,
+        hold.t,
+        request.key_id,
+        request.team_id,
+        request.owner_id,
+        request.user,
+        request.provider,
+        request.model,
+        request.secret_id,
+        request.price_id,
+        request.price_digest,
+        request.directory_version,
+    )
+
+
+def _balance(budget: Budget, row: Row) -> tuple[object, ...]:
+    sums = (str(row.posted), str(row.held), str(row.overage))
+    return (budget.definition.id, row.number, row.start, row.end, str(budget.limit), *sums, row.closed)

@@ -1,0 +1,128 @@
+"""Questions to the projected ledger, and the thread in which it is kept up to date.
+
+Everything runs in one thread of its own: a long report holds up the next batch, never the event loop. Sums are made
+in Python: amounts may pass the 63 bits of SQLite's integers.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from bursar.core.ledger_records import Balance, UsageBy, UsageRow
+from bursar.ports import Clock
+from bursar.stores.journal_segment import JournalDamaged
+from bursar.stores.projection import HOUR_NS, Projection
+from bursar.stores.schema import SchemaFault
+
+T = TypeVar("T")
+FOLLOW_S = 0.25
+
+_COLUMNS: dict[UsageBy, str] = {
+    "key": "key_id",
+    "team": "team_id",
+    "owner": "owner_id",
+    "user": "user",
+    "provider": "provider",
+    "model": "model",
+    "day": "hour / 24",
+}
+
+
+class ProjectionFault(Exception):
+    """The ledger's projection cannot go on; the message says why."""
+
+
+class LedgerView:
+    """Opens in its thread with the first call, and anew after a fault. Every call raises ProjectionFault."""
+
+    def __init__(self, journal: Path, database: Path, clock: Clock) -> None:
+        self._journal = journal
+        self._database = database
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._projection: Projection | None = None
+
+    async def usage(self, by: UsageBy, since_ns: int, until_ns: int, limit: int, after: str) -> list[UsageRow]:
+        """At most `limit` groups later than `after` in the order of their names.
+
+        Attempts count in the hour in which they were held; the hours that begin before `until_ns` count, from the one
+        around `since_ns` on.
+        """
+        rows = await self._run(lambda it: it.hours(_COLUMNS[by], since_ns // HOUR_NS, -(-until_ns // HOUR_NS)))
+        return _grouped(rows, by, limit, after)
+
+    async def balances(self) -> list[Balance]:
+        """Every living budget in its current window, as far as the projection has come."""
+        return await self._run(lambda it: it.balances(self._clock.now()))
+
+    async def catch_up(self) -> int:
+        """Project all that the journal has; the number of records."""
+        total = 0
+        while count := await self._run(Projection.catch_up):
+            total += count
+        return total
+
+    async def follow(self, on_fault: Callable[[ProjectionFault], None]) -> None:
+        """Keep up for ever; cancel to stop. A fault is told once for each kind, and tried again."""
+        told = ""
+        while True:
+            try:
+                await self.catch_up()
+                told = ""
+            except ProjectionFault as fault:
+                if str(fault) != told:
+                    told = str(fault)
+                    on_fault(fault)
+            await asyncio.sleep(FOLLOW_S)
+
+    def close(self) -> None:
+        self._thread.submit(self._drop)
+        self._thread.shutdown()
+
+    async def _run(self, act: Callable[[Projection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._act, act)
+
+    def _act(self, act: Callable[[Projection], T]) -> T:
+        try:
+            if self._projection is None:
+                self._projection = Projection(self._journal, self._database)
+            return act(self._projection)
+        except (sqlite3.Error, SchemaFault, OSError, JournalDamaged) as error:
+            self._drop()
+            raise ProjectionFault(f"{type(error).__name__}: {error}") from error
+
+    def _drop(self) -> None:
+        if self._projection is not None:
+            self._projection.close()
+            self._projection = None
+
+
+def _grouped(rows: list[tuple[object, ...]], by: UsageBy, limit: int, after: str) -> list[UsageRow]:
+    sums: dict[object, list[int]] = {}
+    for group, *numbers in rows:
+        known = sums.get(group)
+        values = [int(str(number)) for number in numbers]
+        sums[group] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
+    named = sorted((_day(group) if by == "day" else str(group), values) for group, values in sums.items())
+    return [
+        UsageRow(
+            group=name,
+            attempts=attempts,
+            inexact=inexact,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_tokens=cached,
+            cost_pico=cost,
+            overage_pico=overage,
+        )
+        for name, (attempts, inexact, input_tokens, output_tokens, cached, cost, overage) in named
+        if name > after or (not after and not name)
+    ][:limit]
+
+
+def _day(number: object) -> str:
+    return f"{datetime.fromtimestamp(int(str(number)) * 86_400, UTC):%Y-%m-%d}"
