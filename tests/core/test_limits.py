@@ -63,10 +63,13 @@ def test_a_limit_of_nothing_admits_nothing() -> None:
     assert rates.view(none, 2e9)[:2] == (0, 0)
 
 
-def test_a_clock_that_goes_back_gives_nothing() -> None:
+def test_a_clock_that_goes_back_gives_nothing_and_starves_nobody() -> None:
     rates, bound = Rates(), limit("requests", 1, 60)
     assert rates.arrive([bound], 1_000.0, 1) is None
-    assert rates.arrive([bound], 10.0, 2) is not None
+    refused = rates.arrive([bound], 10.0, 2)
+    assert refused is not None
+    assert refused.retry_after <= 60
+    assert rates.view(bound, 10.0)[2] <= 60
     assert rates.arrive([bound], 1_059.0, 3) is not None
     assert rates.arrive([bound], 1_060.1, 4) is None
 
