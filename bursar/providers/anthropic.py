@@ -1,0 +1,269 @@
+"""The Anthropic messages dialect: POST /v1/messages and /v1/messages/count_tokens.
+
+Reference: https://docs.anthropic.com/en/api/messages, https://docs.anthropic.com/en/api/messages-count-tokens.
+"""
+
+from typing import Any
+
+import msgspec
+
+from bursar.core.calls import Call, DialectName, Edits, Usage
+from bursar.core.errors import Refusal
+from bursar.providers.anthropic_content import read_blocks, read_cache_control, read_messages, read_tools, takes_cap
+from bursar.providers.anthropic_stream import AnthropicMeter
+from bursar.providers.anthropic_usage import read_said, to_usage
+from bursar.providers.findings import Findings
+from bursar.providers.prompt_size import MEDIA_BYTES, count_chars
+from bursar.providers.rewriting import raw_value, rebuild
+from bursar.providers.strict_json import (
+    Fields,
+    fields_of,
+    given,
+    is_array,
+    is_object,
+    items_of,
+    names,
+    objects_of,
+    read_as,
+    read_body,
+    text,
+    truth,
+    unknown_keys,
+    whole,
+    wrong_kind,
+)
+from bursar.providers.upstream_facts import UpstreamFacts, request_headers, response_headers
+from bursar.providers.usage_counts import (
+    BYTES_PER_TOKEN,
+    MISSING,
+    SLACK_BYTES,
+    UNREADABLE,
+    doubt_beside_output,
+    utf8_bytes,
+)
+
+API_VERSION = "2023-06-01"
+
+# Read, and rewritten where policy says so.
+_GOVERNED = names(
+    "model messages system max_tokens stream stop_sequences thinking tools cache_control container metadata"
+    " service_tier speed inference_geo mcp_servers fallbacks"
+)
+# Change the answer but never raise the price above input and output cap at this model's rates.
+_HARMLESS = names("temperature top_p top_k tool_choice output_config diagnostics")
+_KNOWN = _GOVERNED | _HARMLESS
+# The commonest keys need no further look.
+_PLAIN = _HARMLESS | names("model messages max_tokens stream")
+_THINKING = names("type budget_tokens display")
+_METADATA = names("user_id")
+
+_STOPS: msgspec.json.Decoder[list[str] | None] = msgspec.json.Decoder(list[str] | None)
+
+
+class _Block(msgspec.Struct):
+    type: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    input: msgspec.Raw = msgspec.Raw()
+    name: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: msgspec.Raw = msgspec.Raw()
+    content: msgspec.Raw = msgspec.Raw()
+
+
+_answer = msgspec.json.Decoder(_Answer)
+_blocks = msgspec.json.Decoder(list[_Block])
+
+
+class Anthropic:
+    """`bursar.ports.Dialect` for the routes "messages" and "count_tokens"."""
+
+    name: DialectName = "anthropic"
+    upstream = UpstreamFacts(
+        paths={"messages": "/v1/messages", "count_tokens": "/v1/messages/count_tokens"},
+        auth="x-api-key",
+        required_headers=(("anthropic-version", API_VERSION),),
+        request_headers=request_headers("anthropic-version", "anthropic-beta"),
+        response_headers=response_headers(("request-id", "anthropic-version")),
+        key_errors=frozenset({"authentication_error", "permission_error"}),
+    )
+
+    def understand(self, route: str, body: bytes) -> Call:
+        """Parse strictly what is governed. Raises Refusal(malformed_request | duplicate_field | invalid_field)."""
+        try:
+            return self._understand(route, body)
+        except RecursionError:  # blocks hold blocks: ours is the deeper stack
+            raise Refusal("malformed_request", "The body is nested too deeply") from None
+
+    def _understand(self, route: str, body: bytes) -> Call:
+        fields = read_body(body)
+        model = text(fields, "model")
+        if not model:
+            raise wrong_kind("model", "the name of a model")
+        messages = fields.get("messages")
+        if messages is None:
+            raise wrong_kind("messages", "an array")
+        found = Findings()
+        count = read_messages(messages, found)
+        cap = whole(fields, "max_tokens")
+        extras = {} if _PLAIN.issuperset(fields) else _read_extras(fields, cap, found)
+        system = fields.get("system")
+        return Call(
+            route=route,
+            dialect="anthropic",
+            purpose="inference",
+            model=model,
+            stream=truth(fields, "stream"),
+            body=body,
+            input_bytes=len(body) - found.media_bytes + MEDIA_BYTES * found.media,
+            prompt_chars=count_chars(body, (messages,) if system is None else (system, messages)),
+            messages=count,
+            max_tokens=cap,
+            max_tokens_field="" if cap is None else "max_tokens",
+            wants_usage=True,  # the dialect's streams always tell
+            external_input=found.external,
+            server_tools=tuple(found.tools),
+            unbounded=found.unbounded,
+            unknown_fields=tuple(found.unknown),
+            cache_write="1h" if found.one_hour else "5m" if found.five_minutes else "",
+            parsed=fields,
+            **extras,
+        )
+
+    def rewrite(self, call: Call, edits: Edits) -> bytes:
+        """The body to send: the original bytes when no edit applies."""
+        fields = call.parsed
+        assert isinstance(fields, dict), "the call was understood by this dialect"
+        changes: Fields = {}
+        if edits.model is not None and edits.model != call.model:
+            changes["model"] = raw_value(edits.model)
+        if call.route == "messages":
+            if edits.max_tokens is not None and edits.max_tokens != call.max_tokens:
+                changes["max_tokens"] = raw_value(edits.max_tokens)
+            if edits.stop:
+                own = _read_stops(fields)
+                merged = list(dict.fromkeys((*edits.stop, *own)))
+                if merged != own:
+                    changes["stop_sequences"] = raw_value(merged)
+            if edits.tool_uses_cap is not None and any(tool.max_uses is None for tool in call.server_tools):
+                changes["tools"] = _cap_tools(fields["tools"], edits.tool_uses_cap)
+        return rebuild(fields, changes) if changes else call.body
+
+    def read_usage(self, call: Call, body: bytes) -> tuple[Usage | None, int, str]:
+        """A whole answer -> (usage or None, visible output bytes, why usage was not believed).
+
+        The visible bytes are counted (not 0) only where usage is missing or looks wrong. Counting tokens is free.
+        """
+        if call.route == "count_tokens":
+            return Usage(input_tokens=0, output_tokens=0), 0, ""
+        try:
+            answer = _answer.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None, 0, UNREADABLE
+        if len(answer.usage) <= 4:  # absent or null
+            return None, _count_visible(answer.content)[0], MISSING
+        usage, reason = to_usage(read_said(answer.usage), call)
+        if usage is not None:
+            plausible = len(answer.content) <= usage.output_tokens * BYTES_PER_TOKEN + SLACK_BYTES
+            if plausible and usage.output_tokens and usage.input_tokens:
+                return usage, 0, ""
+            visible, seen = _count_visible(answer.content)
+            reason = doubt_beside_output(usage, visible, seen)
+            return (None, visible, reason) if reason else (usage, visible, "")
+        return None, _count_visible(answer.content)[0], reason
+
+    def stream_meter(self, call: Call, edits: Edits) -> AnthropicMeter:  # noqa: ARG002 - nothing to strip here
+        return AnthropicMeter(call)
+
+
+def _read_extras(fields: Fields, cap: int | None, found: Findings) -> dict[str, Any]:
+    """The rarer governed fields, as arguments of `Call`."""
+    for path in unknown_keys(fields, _KNOWN, ""):
+        found.new_key(path)
+    if given(fields, "fallbacks") is not None:
+        message = "`fallbacks` would let the provider use another model than the one asked for"
+        raise Refusal("invalid_field", message, "Leave it out")
+    read_cache_control(fields, found, "")
+    _read_inputs(fields, found)
+    _read_stops(fields)
+    budget, reasoning = _read_thinking(fields)
+    if cap is not None and budget >= cap > 0:
+        found.no_ceiling("thinking_budget")  # interleaved thinking lets the output pass max_tokens
+    tier = text(fields, "service_tier") or ""
+    if text(fields, "speed") == "fast":
+        tier = "fast"
+    if text(fields, "inference_geo") not in (None, "global"):
+        found.new_key("inference_geo")  # other regions cost more
+    return {"thinking_budget": budget, "reasoning": reasoning, "service_tier": tier, "user": _read_user(fields)}
+
+
+def _read_inputs(fields: Fields, found: Findings) -> None:
+    system = given(fields, "system")
+    if system is not None:
+        if is_array(system):
+            read_blocks(system, found, "system[]")
+        elif is_object(system):
+            raise wrong_kind("system", "text or an array")
+    if (tools := given(fields, "tools")) is not None:
+        read_tools(tools, found)
+    if given(fields, "container") is not None:
+        found.outside("container")  # files and skills that an earlier call, or the account, put there
+    servers = given(fields, "mcp_servers")
+    if servers is not None and items_of(servers, "mcp_servers"):
+        found.no_ceiling("mcp_servers")
+
+
+def _read_thinking(fields: Fields) -> tuple[int, bool]:
+    """-> (tokens set aside, whether hidden reasoning was asked for)."""
+    raw = given(fields, "thinking")
+    if raw is None:
+        return 0, False
+    thinking = fields_of(raw, "thinking")
+    unknown_keys(thinking, _THINKING, "thinking")
+    kind = text(thinking, "type", "thinking")
+    return whole(thinking, "budget_tokens", "thinking") or 0, kind != "disabled"
+
+
+def _read_user(fields: Fields) -> str:
+    raw = given(fields, "metadata")
+    if raw is None:
+        return ""
+    metadata = fields_of(raw, "metadata")
+    unknown_keys(metadata, _METADATA, "metadata")
+    return text(metadata, "user_id", "metadata") or ""
+
+
+def _read_stops(fields: Fields) -> list[str]:
+    raw = fields.get("stop_sequences")
+    if raw is None:
+        return []
+    stops = read_as(_STOPS, raw, "stop_sequences", "an array of texts")
+    return stops or []
+
+
+def _cap_tools(raw: bytes, cap: int) -> msgspec.Raw:
+    """The tools with a cap on each server tool that takes one and came without; the others keep their bytes."""
+    pairs = zip(items_of(raw, "tools"), objects_of(raw, "tools[]"), strict=True)
+    capped = [
+        msgspec.Raw(rebuild(fields, {"max_uses": raw_value(cap)})) if takes_cap(fields) else item
+        for item, fields in pairs
+    ]
+    return raw_value(capped)
+
+
+def _count_visible(raw: bytes) -> tuple[int, bool]:
+    """-> (visible bytes of all blocks, whether anything was output). An unknown shape counts whole."""
+    if len(raw) <= 4:
+        return 0, False
+    try:
+        blocks = _blocks.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return len(raw), True
+    size = 0
+    for block in blocks:
+        size += utf8_bytes(block.text or "") + utf8_bytes(block.thinking or "")
+        if block.type.endswith("tool_use"):
+            size += utf8_bytes(block.name or "") + len(block.input)
+    return size, size > 0 or any(block.type != "text" for block in blocks)
