@@ -18,9 +18,10 @@ _INTRO = """# Results
 Written by `make bench`; nothing here is edited by hand. {machine}. Measured on {date}, commit `{commit}`.
 
 All targets stand on this one machine in front of the same upstream ({upstream}), driven by wrk over loopback;
-they take turns within one run and the figures are medians over {rounds} rounds of {seconds} s. **CPU per request**
-is the kernel's own accounting (utime + stime) over *every* process of the target (for Bursar supervisor, gateway and control; for nginx
-master and worker) divided by the requests answered. Any answer but 200, or a broken connection, fails the run.
+they take turns within one run and the figures are medians over {rounds} rounds of {seconds} s. **CPU per request** is
+the kernel's own accounting (utime + stime) over *every* process of the target (supervisor, gateway
+and control; nginx's master and worker) divided by the requests answered. Any answer but 200, and any broken connection,
+fails the run.
 
 - **nginx**: `proxy_pass`, one worker, kept-alive upstream connections, no access log ({nginx}).
 - **pass-through**: `bench/passthrough.py`, httptools and uvloop, forwards and decides nothing: the floor for Python.
@@ -40,10 +41,10 @@ _CAVEATS = """
 """
 
 
-def write(measured: Measured, conditions: Mapping[str, str]) -> Path:
-    """RESULTS.md and cpu.svg beside this file; the path of the page."""
-    page = BENCH / "RESULTS.md"
-    (BENCH / "cpu.svg").write_text(_plot(measured.f1))
+def write(measured: Measured, conditions: Mapping[str, str], folder: Path) -> Path:
+    """RESULTS.md and cpu.svg in `folder`; the path of the page."""
+    page = folder / "RESULTS.md"
+    (folder / "cpu.svg").write_text(_plot(measured.f1))
     text = _INTRO.format(
         machine=_machine(), date=time.strftime("%d %B %Y", time.gmtime()), commit=_commit(), **conditions
     )

@@ -140,22 +140,11 @@ def nginx(upstream_port: int) -> Target:
     )
 
 
-class PassthroughPair:
-    """Two processes of the bare pass-through, one of them with TLS: it serves one listener each."""
-
-    def __init__(self, upstream_port: int) -> None:
-        plain, tls = free_ports(2)
-        command = (sys.executable, "-m", "bench.passthrough")
-        files = (str(OUT / "cert.pem"), str(OUT / "key.pem"))
-        self.plain = spawn("passthrough", *command, str(plain), str(upstream_port))
-        self.tls = spawn("passthrough-tls", *command, str(tls), str(upstream_port), *files)
-        wait_port(plain)
-        wait_port(tls)
-        self.ports = plain, tls
-
-    def targets(self) -> tuple[Target, Target]:
-        plain, tls = (f"http://127.0.0.1:{self.ports[0]}", f"https://127.0.0.1:{self.ports[1]}")
-        return (
-            Target("pass-through", self.plain, plain, stream_url=plain),
-            Target("pass-through", self.tls, "", tls_url=tls),
-        )
+def passthrough(upstream_port: int, *, tls: bool) -> Target:
+    (port,) = free_ports(1)
+    files = (str(OUT / "cert.pem"), str(OUT / "key.pem")) if tls else ()
+    command = (sys.executable, "-m", "bench.passthrough", str(port), str(upstream_port))
+    process = spawn(f"passthrough{'-tls' if tls else ''}", *command, *files)
+    wait_port(port)
+    url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+    return Target("pass-through", process, "" if tls else url, url if tls else "", "" if tls else url)

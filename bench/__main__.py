@@ -1,0 +1,70 @@
+"""``make bench``: measures F1 to F5 and writes bench/RESULTS.md.
+
+``ARGS="--quick"`` for a short look that is printed and not kept, ``ARGS="--rows f1,f3"`` for some of the rows.
+"""
+
+import argparse
+import shutil
+import time
+
+from bench import report, rows, targets
+from bench.rows import LARGE, SMALL, Case, Measured
+from bench.stand import Stand
+from bench.targets import Target
+
+CASES = (Case(16, SMALL), Case(1, SMALL), Case(16, LARGE), Case(1, LARGE), Case(16, SMALL, tls=True))
+
+
+def targets_of(stand: Stand, case: Case) -> list[Target]:
+    if case.tls:
+        return [stand.nginx, stand.floor_tls, stand.tls.target()]
+    main = [stand.nginx, stand.floor, stand.broker.target()]
+    return [*main, stand.power.target("Bursar, power")] if case == CASES[0] else main
+
+
+def measure(wanted: set[str], rounds: int, seconds: float) -> tuple[Measured, dict[str, str]]:
+    measured = Measured()
+    if "f5" in wanted:  # first, on a machine that does nothing else
+        say("F5: start and size")
+        measured.f5 = rows.f5_start(rounds)
+    with Stand() as stand:
+        bursar = stand.broker.target()
+        if "f4" in wanted:  # before the load has grown anything
+            say("F4: memory")
+            measured.f4 = rows.f4_memory(bursar)
+        if "f1" in wanted:
+            for case in CASES:
+                say(f"F1: {case.words}")
+                measured.f1[case] = rows.f1_cpu(case, targets_of(stand, case), rounds, seconds)
+        if "f2" in wanted:
+            say("F2: streamed events")
+            measured.f2 = rows.f2_events([stand.nginx, stand.floor, bursar], rounds)
+        if "f3" in wanted:
+            say("F3: added latency")
+            measured.f3 = rows.f3_latency([stand.direct, stand.nginx, stand.floor, bursar], rounds, seconds)
+            scraped = rows.f3_under_scrape(bursar, stand.broker.metrics_url, rounds, seconds)
+            measured.f3["Bursar, scraped"] = scraped
+        return measured, stand.conditions
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("--rows", default="f1,f2,f3,f4,f5", help="which of them, comma between")
+    parser.add_argument("--quick", action="store_true", help="one short round, printed and not kept")
+    given = parser.parse_args()
+    rounds, seconds = (1, 1.0) if given.quick else (3, 3.0)
+    shutil.rmtree(targets.OUT, ignore_errors=True)
+    targets.OUT.mkdir(parents=True)
+    targets.certificate()
+    measured, conditions = measure(set(given.rows.split(",")), rounds, seconds)
+    conditions |= {"rounds": str(rounds), "seconds": f"{seconds:g}"}
+    folder = targets.OUT if given.quick or given.rows != parser.get_default("rows") else report.BENCH
+    print(report.write(measured, conditions, folder).read_text())
+
+
+if __name__ == "__main__":
+    main()

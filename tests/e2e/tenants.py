@@ -1,0 +1,61 @@
+"""Owners, teams, keys and budgets made through the admin API, as an operator would."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from tests.e2e.broker import Broker
+
+
+@dataclass(frozen=True)
+class MadeKey:
+    """A virtual key with the team it belongs to; `text` is what an application holds."""
+
+    id: str
+    text: str
+    team: str
+    budgets: tuple[str, ...] = ()
+
+
+class Tenants:
+    """Each key gets a team of its own, so that nothing is shared unless a test says so."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self._numbers = itertools.count(1)
+        self.owner = self.post("/owners", name="Test owner")["id"]
+
+    def post(self, path: str, **body: Any) -> dict[str, Any]:
+        answer = self.broker.admin("POST", f"/v1/admin{path}", json=body)
+        assert answer.status_code < 300, answer.text
+        return dict(answer.json())
+
+    def team(self, **policy: Any) -> str:
+        name = f"Team {next(self._numbers)}"
+        return str(self.post("/teams", name=name, owner=self.owner, policy=policy)["id"])
+
+    def key(
+        self,
+        policy: dict[str, Any] | None = None,
+        budget: dict[str, Any] | None = None,
+        team: str = "",
+    ) -> MadeKey:
+        """A key under a policy, with one budget of its own if `budget` is given."""
+        team = team or self.team()
+        minted = self.post("/keys", name=f"key {next(self._numbers)}", team=team, policy=policy or {})
+        key_id = minted["key"]["id"]
+        made = [self.budget("key", key_id, **budget)] if budget else []
+        return MadeKey(key_id, minted["text"], team, tuple(made))
+
+    def budget(self, kind: str, subject: str, **fields: Any) -> str:
+        return str(self.post("/budgets", subject_kind=kind, subject=subject, **fields)["id"])
+
+    def disable(self, key: MadeKey) -> None:
+        self.post(f"/keys/{key.id}/disable")
+
+    def balance(self, budget: str) -> dict[str, Any]:
+        answer = self.broker.admin("GET", "/v1/admin/balances", params={"limit": 1000})
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        rows = body if isinstance(body, list) else next(value for value in body.values() if isinstance(value, list))
+        return next(dict(row) for row in rows if row["budget"] == budget)
