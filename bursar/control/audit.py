@@ -72,6 +72,7 @@ class AuditLog:
         self._batches: deque[_Batch] = deque()
         self._confirming: set[asyncio.Task[None]] = set()
         self._waiting = 0
+        self._closed = False
         self._arrived = asyncio.Event()
         self._busy_since: float | None = None
         runs = [self._run(), self._notary.run(), *(follower.run() for follower in self._followers)]
@@ -113,6 +114,8 @@ class AuditLog:
 
     async def close(self) -> None:
         """Sign the end and stop. A sink that lags is given the rest at the next start, from the trail."""
+        if self._closed:
+            return
         try:
             # A sink that is away now is no reason not to stop: what stands in the trail is signed and sent later.
             with suppress(AuditFailed):
@@ -121,11 +124,14 @@ class AuditLog:
                 seq = await self._batches[-1].durable
                 await asyncio.gather(*(within(f.reached(seq), f.sink) for f in self._followers))
         finally:
+            self._closed = True
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _refuse_if_away(self) -> None:
+        if self._closed:
+            raise AuditFailed("The audit is closed", "Bursar is shutting down")
         for name, away in [(self._trail.name, self._trail_away()), *((f.sink.name, f.away()) for f in self._required)]:
             if away:
                 raise AuditFailed(away, "See whether its disk or server hangs", {"sink": name})

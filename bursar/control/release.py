@@ -57,13 +57,11 @@ class Releases:
         Raises Refusal: audit_unavailable (nothing was opened), no_provider_key (unknown, off or destroyed), or the
         store's reason why it does not open. All but the first are on record.
         """
+        actor, target = f"node:{node}", f"secret/{secret_id}"
         try:
-            entry = await self._store.entry(secret_id)
-            number = _usable(entry, version)
+            entry, number = await self._usable(secret_id, version)
         except Refusal as refusal:
-            await self._audit.append(
-                f"node:{node}", "secret.release", f"secret/{secret_id}", {"word": refusal.word}, "refused"
-            )
+            await self._audit.append(actor, "secret.release", target, {"word": refusal.word}, "refused")
             raise
         lease_until = self._clock.now() + self._lease_ns
         facts: dict[str, str | int] = {
@@ -73,12 +71,12 @@ class Releases:
             "billing_owner": entry.tags.get("billing_owner", ""),
             "expires_at": lease_until,
         }
-        await self._audit.append(f"node:{node}", "secret.release", f"secret/{secret_id}", facts)
+        await self._audit.append(actor, "secret.release", target, facts)
         try:
             value = await self._store.get(secret_id, number)
         except Refusal as refusal:
             failed: dict[str, str | int] = {"version": number, "word": refusal.word}
-            await self._audit.append(f"node:{node}", "secret.release", f"secret/{secret_id}", failed, "failed")
+            await self._audit.append(actor, "secret.release", target, failed, "failed")
             raise
         return Lease(secret_id=secret_id, version=number, value=value, expires_at=lease_until)
 
@@ -100,12 +98,17 @@ class Releases:
         if events:
             await self._audit.append_all(events)
 
-
-def _usable(entry: SecretEntry, version: int | None) -> int:
-    """The version's number. Raises Refusal(no_provider_key)."""
-    number = entry.version if version is None else version
-    if entry.disabled:
-        raise Refusal("no_provider_key", "The provider key is switched off", f"bursar secrets enable {entry.id}")
-    if not any(known.version == number and known.state != "destroyed" for known in entry.versions):
-        raise Refusal("no_provider_key", f"The provider key has no version {number} that can be opened")
-    return number
+    async def _usable(self, secret_id: str, version: int | None) -> tuple[SecretEntry, int]:
+        """The entry and the version's number. Raises Refusal(no_provider_key)."""
+        try:
+            entry = await self._store.entry(secret_id)
+        except Refusal as refusal:
+            if refusal.word != "secret_not_found":
+                raise
+            raise Refusal("no_provider_key", refusal.message, refusal.hint) from None
+        number = entry.version if version is None else version
+        if entry.disabled:
+            raise Refusal("no_provider_key", "The provider key is switched off", f"bursar secrets enable {entry.id}")
+        if not any(known.version == number and known.state != "destroyed" for known in entry.versions):
+            raise Refusal("no_provider_key", f"The provider key has no version {number} that can be opened")
+        return entry, number

@@ -1,0 +1,220 @@
+"""Offline proof of an audit: a reader of its own, which shares no code with the writer.
+
+Standard library and `cryptography` only; the format is written down in `bursar.core.audit`. It checks that
+
+- every record stands in its place (1, 2, 3, ...), is well-formed, and hashes together with all before it;
+- in a database, the columns for searching say what the hashed record says;
+- every checkpoint, in the chain and in the second place, is rightly signed and agrees with the chain;
+- nothing is missing at the end that a checkpoint has seen.
+
+Without a known public key the keys that the chain itself declares are believed: then an audit rewritten as a whole,
+checkpoints included, is not noticed. Note the key when Bursar first prints it.
+"""
+
+import hashlib
+import hmac
+import json
+import sqlite3
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+_FIRST = hashlib.sha256(b"bursar audit chain 1").digest()
+_SIGNED_AS = b"bursar audit checkpoint 1\0"
+_FIELDS = {
+    "seq": int,
+    "at_ns": int,
+    "actor": str,
+    "action": str,
+    "target": str,
+    "outcome": str,
+    "facts": dict,
+}
+_REMEMBERED = 1_000_000  # records that a checkpoint in the chain may lie behind it
+
+
+class Report(NamedTuple):
+    """What was found. `fault` is "" when all is well; `broken` is then None, else the seq of the first bad record
+    (0 = the file of checkpoints).
+
+    `signed` is the last record covered by a good checkpoint, `public_keys` those that signed (hex).
+    """
+
+    records: int
+    checkpoints: int
+    signed: int
+    public_keys: tuple[str, ...]
+    broken: int | None
+    fault: str
+
+
+class _Row(NamedTuple):
+    """A record as stored: the stated hash, the hashed bytes, the columns beside them, what is wrong with the form."""
+
+    record_hash: bytes
+    payload: bytes
+    columns: tuple[object, ...] | None
+    fault: str
+
+
+class _Checkpoint(NamedTuple):
+    seq: int
+    record_hash: bytes
+    public_key: str
+
+
+class _Broken(Exception):
+    """The first thing found wrong: (seq of the record, what)."""
+
+    def __init__(self, seq: int, fault: str) -> None:
+        super().__init__(fault)
+        self.seq = seq
+        self.fault = fault
+
+
+def verify_file(path: Path, checkpoints: Path | None = None, public_key: str | None = None) -> Report:
+    """Check a file of JSON lines; `checkpoints` is the file in the second place. Raises OSError."""
+    with path.open("rb") as file:
+        return _Verifier(public_key).run(map(_row_of_line, file), checkpoints)
+
+
+def verify_database(path: Path, checkpoints: Path | None = None, public_key: str | None = None) -> Report:
+    """Check `audit.db`; read only, the file may be in use. Raises sqlite3.Error, OSError."""
+    sql = "SELECT hash, payload, seq, at_ns, actor, action, target, outcome FROM record ORDER BY seq"
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        rows = (_Row(row[0], row[1], row[2:], "") for row in database.execute(sql))
+        return _Verifier(public_key).run(rows, checkpoints)
+
+
+class _Verifier:
+    def __init__(self, public_key: str | None) -> None:
+        self._pinned = public_key.lower() if public_key else None
+        self._declared: set[str] = set()
+        self._signers: dict[str, None] = {}
+        self._hashes: deque[bytes] = deque(maxlen=_REMEMBERED)
+        self._seq = 0
+        self._last = _FIRST
+        self._checked = 0
+        self._signed = 0
+
+    def run(self, rows: Iterable[_Row], checkpoints: Path | None) -> Report:
+        outside: dict[int, list[_Checkpoint]] = {}
+        broken, fault = None, ""
+        try:
+            for checkpoint in _read_checkpoints(checkpoints) if checkpoints else ():
+                outside.setdefault(checkpoint.seq, []).append(checkpoint)
+            for row in rows:
+                self._record(row)
+                for checkpoint in outside.pop(self._seq, ()):
+                    self._agree(checkpoint, self._last)
+            if outside:
+                raise _Broken(self._seq + 1, f"records are missing: a checkpoint has seen record {max(outside)}")
+        except _Broken as found:
+            broken, fault = found.seq, found.fault
+        return Report(self._seq, self._checked, self._signed, tuple(self._signers), broken, fault)
+
+    def _record(self, row: _Row) -> None:
+        seq = self._seq + 1
+        if row.fault:
+            raise _Broken(seq, row.fault)
+        record = _parse(row.payload, seq)
+        if record["seq"] != seq:
+            raise _Broken(seq, f"record {seq} is missing: record {record['seq']} stands in its place")
+        if not hmac.compare_digest(hashlib.sha256(self._last + row.payload).digest(), row.record_hash):
+            raise _Broken(seq, f"record {seq} was changed: it does not hash to what is stated")
+        if row.columns is not None and row.columns != tuple(record[name] for name in list(_FIELDS)[:-1]):
+            raise _Broken(seq, f"the columns of record {seq} do not say what the record says")
+        self._seq, self._last = seq, row.record_hash
+        self._hashes.append(row.record_hash)
+        self._read(record)
+
+    def _read(self, record: dict[str, Any]) -> None:
+        """The two kinds of record that the verifier itself understands."""
+        facts = record["facts"]
+        if record["action"] == "audit.start":
+            self._declared.add(str(facts.get("public_key")))
+        elif record["action"] == "audit.checkpoint":
+            inner, signature = facts.get("checkpoint"), facts.get("signature")
+            if not isinstance(inner, str) or not isinstance(signature, str):
+                raise _Broken(self._seq, f"record {self._seq} is a checkpoint without its signature")
+            checkpoint = _check_signature(inner.encode(), signature, self._seq, f"record {self._seq}")
+            back = self._seq - checkpoint.seq
+            if not 1 <= back < len(self._hashes):
+                raise _Broken(self._seq, f"record {self._seq} signs record {checkpoint.seq}, which is not before it")
+            self._agree(checkpoint, self._hashes[-1 - back])
+
+    def _agree(self, checkpoint: _Checkpoint, record_hash: bytes) -> None:
+        key = checkpoint.public_key
+        if key != self._pinned if self._pinned else key not in self._declared:
+            raise _Broken(
+                checkpoint.seq, f"the checkpoint of record {checkpoint.seq} is signed by an unknown key {key}"
+            )
+        if not hmac.compare_digest(checkpoint.record_hash, record_hash):
+            between = f"{self._signed + 1} to {checkpoint.seq}"
+            raise _Broken(checkpoint.seq, f"records {between} were rewritten: the checkpoint has seen another chain")
+        self._checked += 1
+        self._signed = max(self._signed, checkpoint.seq)
+        self._signers[key] = None
+
+
+def _row_of_line(line: bytes) -> _Row:
+    """``{"hash":"<64 hex>","record":<payload>}`` and a line end, to the byte."""
+    opens, middle, closes = b'{"hash":"', b'","record":', b"}\n"
+    stated = line[9:73]
+    if not line.endswith(b"\n"):
+        return _Row(b"", b"", None, "the last line is cut off (a crash leaves this; the next start mends it)")
+    if line[:9] != opens or line[73:84] != middle or not line.endswith(closes) or not _is_hex(stated):
+        return _Row(b"", b"", None, "the line is not a record of the audit")
+    return _Row(bytes.fromhex(stated.decode()), line[84 : -len(closes)], None, "")
+
+
+def _parse(payload: bytes, seq: int) -> dict[str, Any]:
+    try:
+        record = json.loads(payload.decode(), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError):
+        raise _Broken(seq, f"record {seq} cannot be read") from None
+    fits = isinstance(record, dict) and list(record) == list(_FIELDS)
+    if not fits or any(type(record[name]) is not kind for name, kind in _FIELDS.items()):
+        raise _Broken(seq, f"record {seq} has not the fields of a record")
+    return dict(record)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _read_checkpoints(path: Path) -> Iterator[_Checkpoint]:
+    """``{"signature":"<128 hex>","checkpoint":<inner>}`` and a line end, to the byte."""
+    opens, middle, closes = b'{"signature":"', b'","checkpoint":', b"}\n"
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"line {number} of the checkpoints"
+            if line[:14] != opens or line[142:157] != middle or not line.endswith(closes):
+                raise _Broken(0, f"{where} is not a checkpoint")
+            yield _check_signature(line[157 : -len(closes)], line[14:142].decode("ascii", "replace"), 0, where)
+
+
+def _check_signature(inner: bytes, signature: str, seq: int, where: str) -> _Checkpoint:
+    try:
+        fields = json.loads(inner.decode(), object_pairs_hook=_no_duplicates)
+        checkpoint = _Checkpoint(int(fields["seq"]), bytes.fromhex(fields["hash"]), str(fields["public_key"]))
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(checkpoint.public_key))
+        if not _is_hex(signature.encode()):
+            raise ValueError("not hex")
+        key.verify(bytes.fromhex(signature), _SIGNED_AS + inner)
+    except (ValueError, TypeError, KeyError, RecursionError, InvalidSignature):
+        raise _Broken(seq, f"the signature in {where} is not right") from None
+    return checkpoint
+
+
+def _is_hex(text: bytes) -> bool:
+    """Lower case only: one spelling for each hash, so that no byte can be changed unseen."""
+    return not text.strip(b"0123456789abcdef")
