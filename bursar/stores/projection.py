@@ -6,15 +6,18 @@ deleted at any time and is built anew. Not safe across threads: one `catch_up` a
 """
 
 import sqlite3
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import astuple
 
-from bursar.core.ledger import Ledger
+from bursar.core.ledger import Ledger, OpenHold
 from bursar.core.ledger_budget import Budget, Row
 from bursar.core.ledger_records import (
     Balance,
     CorrectRecord,
+    Counts,
     DefineRecord,
     HoldRecord,
     PostRecord,
@@ -42,19 +45,25 @@ HOUR_NS = 3_600 * NS_PER_S
 _CHUNK = 1 << 20
 _PATIENCE = 50  # readings of the same bytes that do not check before they count as damaged
 
-_INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempts VALUES (" + "?, " * 31 + "?)"
+_MOST_LABELS = 20_000  # remembered
+
+_INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_CORRECTION = "INSERT INTO corrections VALUES (?, ?, ?, ?, ?, ?)"
 _INSERT_DEFINITION = "INSERT OR REPLACE INTO budget_defs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _UPSERT_BALANCE = "INSERT OR REPLACE INTO balances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_UPSERT_HOUR = "INSERT OR REPLACE INTO hourly VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_DELETE_BUCKETS = "DELETE FROM balances WHERE budget_id = ? AND end_ns < ?"
+_UPSERT_HOUR = "INSERT OR REPLACE INTO hourly VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT_HOUR = """SELECT attempts, inexact, input_tokens, output_tokens, cached_tokens, cost, overage FROM hourly
-    WHERE hour = ? AND team_id = ? AND owner_id = ? AND key_id = ? AND user = ? AND provider = ? AND model = ?"""
+    WHERE hour = ? AND label_id = ?"""
 _SELECT_HOURS = """SELECT {column}, attempts, inexact, input_tokens, output_tokens, cached_tokens, cost, overage
-    FROM hourly WHERE hour >= ? AND hour < ?"""
-_SELECT_LABELS = "SELECT t_ns, team_id, owner_id, key_id, user, provider, model FROM attempts WHERE hold_id = ?"
-_NO_USAGE = (None,) * 11
-
-_HourKey = tuple[int, str, str, str, str, str, str]
+    FROM hourly JOIN labels ON labels.id = label_id WHERE hour >= ? AND hour < ?"""
+_INSERT_LABEL = "INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SELECT_LABEL = """SELECT id FROM labels WHERE key_id = ? AND team_id = ? AND owner_id = ? AND user = ? AND provider = ?
+    AND model = ? AND secret_id = ? AND price_id = ? AND price_digest = ?"""
+_SELECT_HOUR_OF = "SELECT t_ns, label_id FROM attempt WHERE hold_id = ?"
+_MORE = ("cache_write_5m", "cache_write_1h", "audio_input", "audio_output", "image_input", "tool_uses", "service_tier")
+_OPEN = (None,) * 10
+_NO_USAGE = (None,) * 5
 
 
 class Projection:
@@ -67,6 +76,8 @@ class Projection:
         self._ledger = Ledger()  # a replica, for balances and for the holds that are open
         self._segment = self._offset = self.records = 0
         self._stuck = (0, 0, 0)  # segment, offset, times seen
+        self._first_new = 1  # holds from this one on are made in the present batch
+        self._labels: dict[tuple[object, ...], int] = {}
         self._forget_batch()
         self._resume()
 
@@ -159,34 +170,43 @@ class Projection:
 
     def _forget_batch(self) -> None:
         self._ended: list[tuple[object, ...]] = []  # rows of attempts
-        self._changed: set[int] = set()  # holds made or shrunk, if still open at the end
+        self._changed: set[int] = set()  # older holds that were shrunk
         self._touched: dict[Row, Budget] = {}
-        self._hours: dict[_HourKey, list[int]] = {}
+        self._hours: dict[tuple[int, int], list[int]] = {}  # (hour, label) -> sums as in _SELECT_HOUR
         self._definitions: list[tuple[object, ...]] = []
         self._corrections: list[tuple[object, ...]] = []
+        self._stale: list[tuple[str, int]] = []
 
     def _project(self, data: bytes) -> tuple[int, int]:
         """(records, bytes) of the whole records in `data`, committed."""
         count = used = 0
-        offset = self._offset
+        offset, self._first_new = self._offset, self._ledger.next_id
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             for used, payload in read_frames(data, self._segment, offset):
                 self._take(decoder.decode(payload), offset + used)
                 count += 1
-            if count:
-                self._commit(offset + used, self.records + count)
+            self._write(offset + used, self.records + count)
+            self._db.execute("COMMIT")
         except (KeyError, msgspec.MsgspecError) as error:
+            path = segment_path(self._folder, self._segment)
             self._start_over()
-            raise JournalDamaged(segment_path(self._folder, self._segment), offset, f"{error!r}") from error
+            raise JournalDamaged(path, offset, f"a record makes no sense: {error!r}") from error
         except sqlite3.Error:
             self._start_over()
             raise
+        self._offset += used
+        self.records += count
+        self._forget_batch()
         self._ledger.events.clear()
         return count, used
 
     def _start_over(self) -> None:
         """The replica has run ahead of the database: both go back to what is committed."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
         self._ledger = Ledger()
+        self._labels.clear()
         self._segment = self._offset = self.records = 0
         self._forget_batch()
         self._resume()
@@ -195,20 +215,17 @@ class Projection:
         ledger = self._ledger
         if isinstance(record, HoldRecord):
             ledger.apply_hold(record)
-            self._changed.add(record.id)
-            self._touch(record.id)
         elif isinstance(record, PostRecord):
-            hold = ledger.open[record.id].record
-            self._touch(record.id)
+            hold = ledger.open[record.id]
             ledger.apply_post(record)
-            self._post(hold, record)
+            self._touch(hold)
+            self._post(hold.record, record)
         elif isinstance(record, VoidRecord):
-            hold = ledger.open[record.id].record
-            self._touch(record.id)
+            hold = ledger.open[record.id]
             ledger.apply(record)
+            self._touch(hold)
             end = (None, None, record.t, None, record.reason, *_NO_USAGE)
-            self._ended.append((*_attempt(hold), "VOIDED", record.released[0], *end))
-            self._changed.discard(record.id)
+            self._ended.append((*self._attempt(hold.record), "VOIDED", record.released[0], *end))
         else:
             self._take_rare(record, behind)
 
@@ -221,19 +238,19 @@ class Projection:
         self._ledger.apply(record)
         if isinstance(record, ShrinkRecord):
             self._changed.add(record.id)
-            self._touch(record.id)
         elif isinstance(record, DefineRecord):
             self._define(record)
         elif isinstance(record, WindowRecord):
             budget = self._ledger.budgets[record.budget]
             self._touched[budget.rows[record.number]] = budget
+            if budget.definition.window.kind == "rolling":
+                self._stale.append((record.budget, min(row.start for row in budget.rows.values())))
         elif isinstance(record, CorrectRecord):
             self._correct(record, behind)
 
-    def _touch(self, hold_id: int) -> None:
-        touched = self._touched
-        for budget, row, _ in self._ledger.open[hold_id].legs:
-            touched[row] = budget
+    def _touch(self, hold: OpenHold) -> None:
+        for budget, row, _ in hold.legs:
+            self._touched[row] = budget
 
     def _snapshot(self, record: SnapshotRecord) -> None:
         """The first record of the first segment that is there: mostly empty, else what came before is not known."""
@@ -242,44 +259,43 @@ class Projection:
         self._changed.update(hold.id for _, hold in record.holds)
 
     def _post(self, hold: HoldRecord, record: PostRecord) -> None:
-        self._changed.discard(record.id)
-        held, _, _, overage = record.hard
-        usage = record.usage
-        counts: tuple[object, ...] = _NO_USAGE
-        if usage is not None:
-            tools = msgspec.json.encode(dict(usage[9])).decode() if usage[9] else None
-            counts = (*usage[:9], tools, usage[10])
-        cost = record.cost
-        end = (cost, overage, record.t, record.exact, record.outcome)
-        self._ended.append((*_attempt(hold), "POSTED", held, *end, *counts))
-        sums = self._hour(hold)
+        usage, cost, overage = record.usage, record.cost, record.hard[3]
+        attempt = self._attempt(hold)
+        sums = self._hour(hold.t, attempt[3])
         sums[0] += 1
         sums[1] += not record.exact
+        sums[5] += cost
+        sums[6] += overage
+        counts: tuple[object, ...] = _NO_USAGE
         if usage is not None:
             sums[2] += usage[0]
             sums[3] += usage[1]
             sums[4] += usage[2]
-        sums[5] += cost
-        sums[6] += overage
+            counts = (usage[0], usage[1], usage[2], usage[5], _more(usage))
+        end = (record.hard[0], cost, overage, record.t, record.exact, record.outcome)
+        self._ended.append((*attempt, "POSTED", *end, *counts))
 
-    def _hour(self, hold: HoldRecord) -> list[int]:
-        request = hold.request
-        key = (
-            hold.t // HOUR_NS,
-            request.team_id,
-            request.owner_id,
-            request.key_id,
-            request.user,
-            request.provider,
-            request.model,
-        )
+    def _hour(self, t: int, label: int) -> list[int]:
+        key = (t // HOUR_NS, label)
         return self._hours.get(key) or self._hours.setdefault(key, [0] * 7)
 
+    def _attempt(self, hold: HoldRecord) -> tuple[int, str, int, int, int, int]:
+        """The first six columns."""
+        values = astuple(hold.request)
+        label = self._labels.get(values[2:11]) or self._label(values[2:11])
+        return hold.id, values[0], values[1], label, hold.t, values[11]
+
+    def _label(self, names: tuple[object, ...]) -> int:
+        found = self._db.execute(_SELECT_LABEL, names).fetchone()
+        label = int(found[0]) if found else self._db.execute(_INSERT_LABEL, names).lastrowid
+        assert label is not None
+        if len(self._labels) >= _MOST_LABELS:
+            self._labels.clear()
+        self._labels[names] = label
+        return label
+
     def _define(self, record: DefineRecord) -> None:
-        window, thresholds = (
-            msgspec.json.encode(record.window).decode(),
-            msgspec.json.encode(record.thresholds).decode(),
-        )
+        window, thresholds = (msgspec.json.encode(value).decode() for value in (record.window, record.thresholds))
         flags = (record.hard, record.mode, record.deleted, window, thresholds)
         about = (record.name, record.subject_kind, record.subject)
         self._definitions.append((record.id, record.version, record.t, str(record.limit), *flags, *about))
@@ -293,67 +309,47 @@ class Projection:
             budget = self._ledger.budgets[budget_id]
             if number in budget.rows:
                 self._touched[budget.rows[number]] = budget
-        key = self._labels(record.id)
-        if key is not None:
-            (self._hours.get(key) or self._hours.setdefault(key, [0] * 7))[5] += delta
-
-    def _labels(self, hold_id: int) -> _HourKey | None:
-        for row in reversed(self._ended):
-            if row[0] == hold_id:
-                t, team, owner, key, user, provider, model = (row[i] for i in (3, 5, 6, 4, 7, 8, 9))
-                return int(str(t)) // HOUR_NS, str(team), str(owner), str(key), str(user), str(provider), str(model)
-        found = self._db.execute(_SELECT_LABELS, (hold_id,)).fetchone()
-        return None if found is None else (found[0] // HOUR_NS, *found[1:])
-
-    def _commit(self, offset: int, records: int) -> None:
         db = self._db
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            db.executemany(_INSERT_ATTEMPT, self._ended)
-            db.executemany(_INSERT_ATTEMPT, self._still_held())
-            db.executemany(_INSERT_DEFINITION, self._definitions)
-            db.executemany(_INSERT_CORRECTION, self._corrections)
-            db.executemany(_UPSERT_BALANCE, [_balance(budget, row) for row, budget in self._touched.items() if row.end])
-            db.executemany(_UPSERT_HOUR, [self._summed(key, sums) for key, sums in self._hours.items()])
-            db.execute("INSERT OR REPLACE INTO position VALUES (1, ?, ?, ?)", (self._segment, offset, records))
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        self._offset, self.records = offset, records
-        self._forget_batch()
+        db.executemany(_INSERT_ATTEMPT, self._ended)  # the hold may have ended in this very batch
+        self._ended.clear()
+        hour = db.execute(_SELECT_HOUR_OF, (record.id,)).fetchone()
+        if hour is not None:
+            self._hour(hour[0], hour[1])[5] += delta
+
+    def _write(self, offset: int, records: int) -> None:
+        db = self._db
+        db.executemany(_INSERT_ATTEMPT, self._ended)
+        db.executemany(_INSERT_ATTEMPT, self._still_held())
+        db.executemany(_INSERT_DEFINITION, self._definitions)
+        db.executemany(_INSERT_CORRECTION, self._corrections)
+        db.executemany(_UPSERT_BALANCE, [_balance(budget, row) for row, budget in self._touched.items() if row.end])
+        db.executemany(_DELETE_BUCKETS, self._stale)
+        db.executemany(_UPSERT_HOUR, [self._summed(key, sums) for key, sums in self._hours.items()])
+        db.execute("INSERT OR REPLACE INTO position VALUES (1, ?, ?, ?)", (self._segment, offset, records))
 
     def _still_held(self) -> list[tuple[object, ...]]:
-        rest = (None, None, None, None, None, *_NO_USAGE)
-        holds = (self._ledger.open.get(hold_id) for hold_id in self._changed)
-        return [(*_attempt(hold.record), "HELD", hold.ceiling, *rest) for hold in holds if hold is not None]
+        """Rows of the open holds that are new or changed: made in this batch, they have not ended in it."""
+        opened = self._ledger.open
+        rows: list[tuple[object, ...]] = []
+        for hold_id in (*takewhile(lambda it: it >= self._first_new, reversed(opened)), *self._changed):
+            hold = opened.get(hold_id)
+            if hold is not None:
+                self._touch(hold)
+                rows.append((*self._attempt(hold.record), "HELD", hold.ceiling, *_OPEN))
+        return rows
 
-    def _summed(self, key: _HourKey, sums: list[int]) -> tuple[object, ...]:
+    def _summed(self, key: tuple[int, int], sums: list[int]) -> tuple[object, ...]:
         known = self._db.execute(_SELECT_HOUR, key).fetchone()
         if known is not None:
             sums = [mine + int(theirs) for mine, theirs in zip(sums, known, strict=True)]
         return (*key, *sums[:5], str(sums[5]), str(sums[6]))
 
 
-def _attempt(hold: HoldRecord) -> tuple[object, ...]:
-    request = hold.request
-    return (
-        hold.id,
-        request.request_id,
-        request.attempt,
-        hold.t,
-        request.key_id,
-        request.team_id,
-        request.owner_id,
-        request.user,
-        request.provider,
-        request.model,
-        request.secret_id,
-        request.price_id,
-        request.price_digest,
-        request.directory_version,
-    )
+def _more(usage: Counts) -> str | None:
+    rare = (*usage[3:5], *usage[6:])
+    if not any(rare):
+        return None
+    return msgspec.json.encode({name: count for name, count in zip(_MORE, rare, strict=True) if count}).decode()
 
 
 def _balance(budget: Budget, row: Row) -> tuple[object, ...]:

@@ -8,11 +8,8 @@ CREATE TABLE position ( -- how far the journal is projected
     records INTEGER NOT NULL
 ) STRICT;
 
-CREATE TABLE attempts (
-    hold_id INTEGER PRIMARY KEY,
-    request_id TEXT NOT NULL,
-    attempt INTEGER NOT NULL,
-    t_ns INTEGER NOT NULL, -- when it was held
+CREATE TABLE labels ( -- who and what of an attempt: few combinations, named once
+    id INTEGER PRIMARY KEY,
     key_id TEXT NOT NULL,
     team_id TEXT NOT NULL,
     owner_id TEXT NOT NULL,
@@ -22,6 +19,15 @@ CREATE TABLE attempts (
     secret_id TEXT NOT NULL,
     price_id TEXT NOT NULL,
     price_digest TEXT NOT NULL,
+    UNIQUE (key_id, team_id, owner_id, user, provider, model, secret_id, price_id, price_digest)
+) STRICT;
+
+CREATE TABLE attempt ( -- read it through `attempts`
+    hold_id INTEGER PRIMARY KEY,
+    request_id TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    label_id INTEGER NOT NULL REFERENCES labels (id),
+    t_ns INTEGER NOT NULL, -- when it was held
     directory_version INTEGER NOT NULL,
     state TEXT NOT NULL, -- HELD, POSTED, VOIDED
     held INTEGER NOT NULL, -- pico-USD, on hard budgets, as last lowered
@@ -33,17 +39,17 @@ CREATE TABLE attempts (
     input_tokens INTEGER,
     output_tokens INTEGER,
     cache_read INTEGER,
-    cache_write_5m INTEGER,
-    cache_write_1h INTEGER,
     reasoning INTEGER,
-    audio_input INTEGER,
-    audio_output INTEGER,
-    image_input INTEGER,
-    tool_uses TEXT, -- JSON, NULL = none
-    service_tier TEXT
+    usage_more TEXT -- JSON of the counts that are mostly zero; NULL = all are
 ) STRICT;
 
-CREATE INDEX attempts_request ON attempts (request_id);
+CREATE INDEX attempt_request ON attempt (request_id);
+
+CREATE VIEW attempts AS
+    SELECT hold_id, request_id, attempt, t_ns, key_id, team_id, owner_id, user, provider, model, secret_id, price_id,
+        price_digest, directory_version, state, held, cost, overage, settled_ns, exact, outcome, input_tokens,
+        output_tokens, cache_read, reasoning, usage_more
+    FROM attempt JOIN labels ON labels.id = label_id;
 
 CREATE TABLE corrections ( -- what was learned after a hold's end
     segment INTEGER NOT NULL,
@@ -86,12 +92,7 @@ CREATE TABLE balances ( -- every window of every budget
 
 CREATE TABLE hourly ( -- posted attempts by the hour in which they were held, UTC
     hour INTEGER NOT NULL, -- hours since the epoch
-    team_id TEXT NOT NULL,
-    owner_id TEXT NOT NULL,
-    key_id TEXT NOT NULL,
-    user TEXT NOT NULL,
-    provider TEXT NOT NULL,
-    model TEXT NOT NULL,
+    label_id INTEGER NOT NULL REFERENCES labels (id),
     attempts INTEGER NOT NULL,
     inexact INTEGER NOT NULL,
     input_tokens INTEGER NOT NULL,
@@ -99,5 +100,5 @@ CREATE TABLE hourly ( -- posted attempts by the hour in which they were held, UT
     cached_tokens INTEGER NOT NULL,
     cost TEXT NOT NULL, -- includes overage and corrections
     overage TEXT NOT NULL,
-    PRIMARY KEY (hour, team_id, owner_id, key_id, user, provider, model)
+    PRIMARY KEY (hour, label_id)
 ) STRICT, WITHOUT ROWID;
