@@ -122,9 +122,13 @@ def frame(record_hash: bytes, payload: bytes) -> bytes:
 
 def unframe(line: bytes) -> tuple[bytes, bytes]:
     """A line -> (hash, payload). Raises ValueError when it is not one."""
-    if not (line.startswith(_HASH_OPENS) and line.startswith(_RECORD_OPENS, _RECORD_AT) and line.endswith(_CLOSES)):
+    record_hash, payload = line[len(_HASH_OPENS) : _RECORD_AT], line[_RECORD_AT + len(_RECORD_OPENS) : -1]
+    if len(record_hash) != 64 or record_hash.strip(b"0123456789abcdef"):
         raise ValueError("not a line of the audit")
-    return bytes.fromhex(line[len(_HASH_OPENS) : _RECORD_AT].decode()), line[_RECORD_AT + len(_RECORD_OPENS) : -1]
+    record_hash = bytes.fromhex(record_hash.decode())
+    if frame(record_hash, payload) != line:
+        raise ValueError("not a line of the audit")
+    return record_hash, payload
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:

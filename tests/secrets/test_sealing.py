@@ -150,6 +150,24 @@ def test_the_same_wrapper_twice_is_a_mistake(wrapper: KeyWrapper, canary: Secret
         seal("sec_a", 1, TAGS, canary, [wrapper, wrapper], entropy)
 
 
+FIRST_RELEASE = bytes.fromhex(
+    "425352530197a57365635f6101c4207fd0282fd42122633e828daf9e0790e990a6537cc0a67782e328c2dae9a5c887c42073"
+    "fb79c5d062dc1ae9466cee09df2f01718f3b7be7daff6379a6bf7274cfbef5c40c0202020202020202020202029192aa7465"
+    "73743a6669786564c43c030303030303030303030303ef4a3dd70a935317df5c077fccab55061b57f7f1dbf93db083bc471c"
+    "0523a853a7a8d03f2b9011809c26cff2f3735d5bc433d01cebe1c49927bcd36002c54f25534b6cc3e795f72d1bf57edb3995"
+    "4df738becb1b799b90e25d855b3a75591d69966673815baf6390ed9cd264a6c51ca1dbf3610db4b2cb0b62625e8ab8950241"
+    "31768c57ae"
+)
+
+
+def test_what_the_first_release_sealed_opens_for_ever(entropy: Entropy) -> None:
+    """The format is final: if this fails, every stored provider key in the world is lost."""
+    wrapper = LocalWrapper("test:fixed", bytes(range(32)), entropy)
+    tags = tag_digest("openai/*/api/prod/alpha", {"purpose": "inference", "billing_owner": "ann"})
+    value = open_sealed(FIRST_RELEASE, "sec_a", 1, tags, [wrapper])
+    assert value.reveal() == "a value sealed by the first release"
+
+
 # ---- commitment: one ciphertext that really opens under two keys -----------------------------------------------------
 
 
