@@ -80,7 +80,7 @@ def check_narrows(team_id: str, team: Policy, key: Policy) -> None:
     if not wider:
         return
     told = "; ".join(f"{w.field}: the team has {w.team}, the key asks for {w.key}" for w in wider)
-    hint = f"Narrow the key's policy, or widen the team's: bursar teams update {team_id} --policy ..."
+    hint = f"Narrow the key's policy, or widen the team's: bursar teams update {team_id} --set FIELD=VALUE"
     fields = ", ".join(w.field for w in wider)
     raise Refusal(
         "policy_widens", f"The key would allow more than team {team_id!r}: {told}", hint, facts={"field": fields}

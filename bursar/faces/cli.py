@@ -1,0 +1,192 @@
+"""The command line: every subject a group, every answer a table or JSON, every refusal with what to type next."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from bursar.faces.cli_keys import keys_group
+from bursar.faces.cli_money import add_usage, budgets_group, prices_group
+from bursar.faces.cli_secrets import secrets_group
+from bursar.faces.cli_tenants import owners_group, teams_group
+from bursar.faces.cli_terminal import NOT_VERIFIED, Locate, Terminal, Trouble, command
+from bursar.faces.tables import Column, card, write
+
+EPILOG = (
+    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 node not reachable, 4 a verification failed, "
+    "5 the configuration has faults."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What `bursar up` was told."""
+
+    config: str | None
+    data: str | None
+    seal_env: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The outcome of an offline proof. `facts` are shown in order; `problem` "" = all is well."""
+
+    facts: Mapping[str, str | int]
+    problem: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """What works on files or starts processes; handed in by the composition root, which alone knows adapters."""
+
+    locate: Locate
+    up: Callable[[UpOptions], int]
+    check_config: Callable[[str | None], Mapping[str, str]]  # what was read; raises Faults
+    verify_ledger: Callable[[Path], Verified]
+    verify_audit: Callable[[Path, str | None], Verified]  # (data folder, known public key)
+
+
+def build_cli(offline: Offline) -> typer.Typer:
+    app = typer.Typer(
+        name="bursar",
+        help="The broker that stops leaked LLM keys and exploding LLM bills.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,  # its tracebacks show local variables, and those may hold a secret
+        add_completion=False,
+    )
+    locate = offline.locate
+    _add_node(app, offline)
+    app.add_typer(keys_group(locate), name="keys")
+    app.add_typer(teams_group(locate), name="teams")
+    app.add_typer(owners_group(locate), name="owners")
+    app.add_typer(budgets_group(locate), name="budgets")
+    app.add_typer(secrets_group(locate), name="secrets")
+    add_usage(app, locate)
+    app.add_typer(prices_group(locate), name="prices")
+    app.add_typer(_ledger_group(offline), name="ledger")
+    app.add_typer(_audit_group(offline), name="audit")
+    return app
+
+
+def _add_node(app: typer.Typer, offline: Offline) -> None:
+    @app.command("up")
+    def up(
+        config: Annotated[str | None, typer.Option("--config", envvar="BURSAR_CONFIG", help="bursar.yaml.")] = None,
+        data: Annotated[str | None, typer.Option("--data", envvar="BURSAR_DATA", help="The data folder.")] = None,
+        seal_env: Annotated[
+            bool, typer.Option("--seal-env", help="Seal the provider keys found in the environment.")
+        ] = False,
+    ) -> None:
+        """Start Bursar and stay in the foreground; Ctrl-C drains and stops."""
+        raise typer.Exit(offline.up(UpOptions(config, data, seal_env)))
+
+    @command(app, "check", offline.locate)
+    def check(
+        terminal: Terminal,
+        file: Annotated[str | None, typer.Argument(help="bursar.yaml.")] = None,
+    ) -> None:
+        """Check the configuration, offline: all faults at once, with their paths."""
+        read = offline.check_config(file or terminal.config)
+        terminal.one({"ok": True, **read}, read, "the configuration is fine")
+
+    @command(app, "status", offline.locate)
+    def status(terminal: Terminal) -> None:
+        """How the running node is, and what wants attention."""
+        found = terminal.api.call("GET", "/status")
+        if terminal.as_json:
+            terminal.json(found)
+            return
+        write(terminal.out, card(_status_facts(found)))
+        for warning in found["warnings"]:
+            write(terminal.out, Text.assemble(("! ", "bold yellow"), warning))
+
+
+def _status_facts(status: dict[str, Any]) -> dict[str, str]:
+    gateways = [
+        f"{g['node']}: process {g['pid']}, {'connected' if g['connected'] else 'gone'}, at {g['directory_version']}"
+        for g in status["gateways"]
+    ]
+    return {
+        "bursar": f"{status['version']}, node {status['node']}",
+        "since": status["started_at"],
+        "data": status["data"],
+        "directory": f"version {status['directory_version']}",
+        "gateway": "; ".join(gateways),
+        "holds": ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["counts"].items()),
+        "wrong tokens": str(status["failed_guesses"]) if status["failed_guesses"] else "",
+        "state": "ok" if status["ok"] else "",
+    }
+
+
+def _ledger_group(offline: Offline) -> typer.Typer:
+    group = typer.Typer(help="The ledger, proven from the raw journal.", no_args_is_help=True)
+
+    @command(group, "verify", offline.locate)
+    def verify(terminal: Terminal) -> None:
+        """Prove the journal, offline: every hold ended once, every entry sums to zero, no hard budget was passed."""
+        _tell(terminal, offline.verify_ledger(terminal.place.data), "the ledger is proven")
+
+    return group
+
+
+def _audit_group(offline: Offline) -> typer.Typer:
+    group = typer.Typer(help="The audit: who did what, hash-chained and signed.", no_args_is_help=True)
+
+    @command(group, "verify", offline.locate)
+    def verify(
+        terminal: Terminal,
+        public_key: Annotated[
+            str | None, typer.Option("--public-key", help="The signing key as noted elsewhere, in hex.")
+        ] = None,
+    ) -> None:
+        """Prove the chain and its signed checkpoints, offline."""
+        _tell(terminal, offline.verify_audit(terminal.place.data, public_key), "the audit is proven")
+
+    @command(group, "tail", offline.locate)
+    def tail(
+        terminal: Terminal,
+        count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="How many.")] = 20,
+    ) -> None:
+        """Show the newest records, the newest first."""
+        records = terminal.api.call("GET", "/audit", query={"limit": count})["items"]
+        columns = (
+            Column("#", right=True),
+            Column("at"),
+            Column("actor"),
+            Column("action"),
+            Column("target"),
+            Column("outcome"),
+        )
+        terminal.rows(
+            records,
+            columns,
+            lambda r: (
+                str(r["sequence"]),
+                r["at"].replace("T", " ")[:19],
+                r["actor"],
+                r["action"],
+                r["target"],
+                r["outcome"],
+            ),
+            "nothing has happened",
+        )
+
+    return group
+
+
+def _tell(terminal: Terminal, outcome: Verified, said: str) -> None:
+    """The facts in either case; a proof that failed ends with its own exit code."""
+    facts = {name: str(value) for name, value in outcome.facts.items()}
+    if not outcome.problem:
+        terminal.one({"ok": True, **outcome.facts}, facts, said)
+        return
+    if terminal.as_json:
+        terminal.json({"ok": False, **outcome.facts, "problem": outcome.problem})
+    else:
+        write(terminal.out, card(facts))
+    raise Trouble(outcome.problem, outcome.hint, NOT_VERIFIED, "not_verified")

@@ -1,0 +1,320 @@
+"""`bursar budgets`, `bursar usage`, `bursar prices`: limits, spend, rates."""
+
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+import typer
+
+from bursar.core.units import format_duration
+from bursar.faces.cli_terminal import USAGE, Locate, Terminal, Trouble, command, seconds, usd
+from bursar.faces.client import segment
+from bursar.faces.tables import Column
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The budget's id, as `list` shows it.")]
+Amount = Annotated[str, typer.Argument(metavar="USD", help="For example '$50'.")]
+WindowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--window", metavar="WINDOW", help="day, week, month, year, lifetime or rolling:24h.", show_default=False
+    ),
+]
+Zone = Annotated[str | None, typer.Option("--zone", help="IANA time zone of the window.", show_default=False)]
+By = Literal["team", "key", "owner", "user", "provider", "model", "day"]
+
+_SUBJECTS = ("team", "key", "owner", "user", "tag", "model", "provider_key", "node")
+
+
+def dollars(text: str) -> str:
+    """``$1,234.50``: at least cents, at most millionths, for the eye only."""
+    amount = Decimal(text).quantize(Decimal("0.000001"))
+    whole, _, places = f"{amount:,f}".partition(".")
+    return f"${whole}.{places.rstrip('0').ljust(2, '0')}".replace("$-", "-$")
+
+
+# ---- budgets
+
+
+def budgets_group(locate: Locate) -> typer.Typer:
+    group = typer.Typer(help="Budgets: money limits, hard (never passed) or soft.", no_args_is_help=True)
+    _reading_budgets(group, locate)
+    _making_budgets(group, locate)
+    _moving_limits(group, locate)
+    return group
+
+
+def _reading_budgets(group: typer.Typer, locate: Locate) -> None:
+    @command(group, "list", locate)
+    def list_budgets(terminal: Terminal) -> None:
+        """List budgets with what is posted and held."""
+        balances = {balance["budget"]: balance for balance in terminal.api.every("/balances")}
+        budgets = [{**b, "balance": balances.get(b["id"])} for b in terminal.api.every("/budgets")]
+        columns = (
+            Column("id", keep=True),
+            Column("on"),
+            Column("window"),
+            Column("kind"),
+            Column("limit", right=True),
+            Column("posted", right=True),
+            Column("held", right=True),
+            Column("left", right=True),
+            Column("state"),
+        )
+        terminal.rows(budgets, columns, _budget_row, "bursar budgets create team/TEAM --limit '$50' --window month")
+
+    @command(group, "show", locate)
+    def show(terminal: Terminal, budget: Id) -> None:
+        """Show a budget's definition and where it stands."""
+        found = terminal.api.call("GET", f"/budgets/{segment(budget)}")
+        balance = next((b for b in terminal.api.every("/balances") if b["budget"] == budget), None)
+        terminal.one({**found, "balance": balance}, _budget_facts(found, balance))
+
+
+def _making_budgets(group: typer.Typer, locate: Locate) -> None:
+    @command(group, "create", locate)
+    def create(
+        terminal: Terminal,
+        subject: Annotated[
+            str, typer.Argument(metavar="ON", help="team/ID, key/ID, owner/ID, user/NAME, tag/NAME ...")
+        ],
+        *,
+        limit: Annotated[str, typer.Option("--limit", metavar="USD", help="For example '$50'.")],
+        window: WindowOption = None,
+        zone: Zone = None,
+        soft: Annotated[bool, typer.Option("--soft", help="Refuse on expected cost, not on the worst case.")] = False,
+        id_: Annotated[str, typer.Option("--id", help="Choose the id.", show_default=False)] = "",
+    ) -> None:
+        """Create a budget on a team, key, owner, user, tag or model."""
+        kind, slash, name = subject.partition("/")
+        if not slash or kind not in _SUBJECTS:
+            hint = f"Write one of {', '.join(f'{known}/...' for known in _SUBJECTS)}"
+            raise Trouble(f"`{subject}` does not say what the budget is on", hint, USAGE)
+        body = {"subject_kind": kind, "subject": name, "limit_usd": usd(limit), "hard": not soft, "id": id_}
+        if window or zone:
+            body["window"] = _window(window or "month", zone)
+        made = terminal.api.call("POST", "/budgets", body)
+        terminal.one(made, _budget_facts(made, None), "created")
+
+    @command(group, "update", locate)
+    def update(
+        terminal: Terminal,
+        budget: Id,
+        *,
+        name: Annotated[str | None, typer.Option("--name", show_default=False)] = None,
+        window: WindowOption = None,
+        zone: Zone = None,
+        hard: Annotated[bool | None, typer.Option("--hard/--soft", show_default=False)] = None,
+        mode: Annotated[str | None, typer.Option("--mode", help="off, shadow or enforce.", show_default=False)] = None,
+    ) -> None:
+        """Change a budget; what is not named stays. For the limit: raise, lower."""
+        said: dict[str, Any] = {"name": name, "hard": hard, "mode": mode}
+        patch = {field: value for field, value in said.items() if value is not None}
+        if window:
+            patch["window"] = {**dict.fromkeys(("period", "seconds", "zone")), **_window(window, zone)}
+        elif zone:
+            patch["window"] = {"zone": zone}
+        changed = terminal.api.call("PATCH", f"/budgets/{segment(budget)}", patch)
+        terminal.one(changed, _budget_facts(changed, None), f"changed: version {changed['version']}")
+
+    @command(group, "remove", locate)
+    def remove(terminal: Terminal, budget: Id) -> None:
+        """Remove a budget; from the next call on it refuses nothing."""
+        terminal.api.call("DELETE", f"/budgets/{segment(budget)}")
+        terminal.done(f"removed {budget}", {"removed": budget})
+
+
+def _moving_limits(group: typer.Typer, locate: Locate) -> None:
+    def move(terminal: Terminal, budget: str, amount: str, up: bool) -> None:
+        wanted = usd(amount)
+        present = terminal.api.call("GET", f"/budgets/{segment(budget)}")["limit_usd"]
+        if (Decimal(wanted) > Decimal(present)) is not up and Decimal(wanted) != Decimal(present):
+            other = "lower" if up else "raise"
+            told = f"The limit is {dollars(present)}: {dollars(wanted)} would {other} it"
+            raise Trouble(told, f"bursar budgets {other} {budget} '{amount}'", USAGE)
+        changed = terminal.api.call("PATCH", f"/budgets/{segment(budget)}", {"limit_usd": wanted})
+        undo = f"bursar budgets {'lower' if up else 'raise'} {budget} '{dollars(present)}'"
+        terminal.done(f"{budget}: {dollars(present)} → {dollars(wanted)}; undo: {undo}", changed)
+
+    @command(group, "raise", locate)
+    def raise_limit(terminal: Terminal, budget: Id, amount: Amount) -> None:
+        """Raise a budget's limit, from the next call on."""
+        move(terminal, budget, amount, up=True)
+
+    @command(group, "lower", locate)
+    def lower_limit(terminal: Terminal, budget: Id, amount: Amount) -> None:
+        """Lower a budget's limit. What is already posted stays posted."""
+        move(terminal, budget, amount, up=False)
+
+
+def _window(text: str, zone: str | None) -> dict[str, Any]:
+    kind, _, span = text.partition(":")
+    if kind == "rolling":
+        return {"kind": "rolling", "seconds": seconds(span or "24h")}
+    if kind == "lifetime":
+        return {"kind": "lifetime"}
+    return {"kind": "calendar", "period": kind, **({"zone": zone} if zone else {})}
+
+
+def window_text(window: dict[str, Any]) -> str:
+    if window["kind"] == "rolling":
+        return f"rolling {format_duration(window['seconds'])}"
+    if window["kind"] == "lifetime":
+        return "lifetime"
+    return window["period"] if window["zone"] == "UTC" else f"{window['period']} {window['zone']}"
+
+
+def _budget_row(budget: dict[str, Any]) -> tuple[str, ...]:
+    balance = budget["balance"] or {}
+    state = "closed" if balance.get("closed") else "active" if budget["mode"] == "enforce" else budget["mode"]
+    return (
+        budget["id"],
+        f"{budget['subject_kind']}/{budget['subject']}",
+        window_text(budget["window"]),
+        "hard" if budget["hard"] else "soft",
+        dollars(budget["limit_usd"]),
+        *(dollars(balance[name]) if balance else "-" for name in ("posted_usd", "held_usd", "left_usd")),
+        state,
+    )
+
+
+def _budget_facts(budget: dict[str, Any], balance: dict[str, Any] | None) -> dict[str, str]:
+    facts = {
+        "id": budget["id"],
+        "name": budget["name"],
+        "on": f"{budget['subject_kind']}/{budget['subject']}",
+        "limit": dollars(budget["limit_usd"]),
+        "kind": "hard" if budget["hard"] else "soft",
+        "window": window_text(budget["window"]),
+        "mode": budget["mode"],
+        "version": str(budget["version"]),
+    }
+    if balance:
+        facts |= {name: dollars(balance[f"{name}_usd"]) for name in ("posted", "held", "left", "overage")}
+        facts |= {"window began": balance["window_start"], "window ends": balance["window_end"] or ""}
+        facts |= {"state": "closed" if balance["closed"] else "active"}
+    return facts
+
+
+# ---- usage
+
+
+def add_usage(app: typer.Typer, locate: Locate) -> None:
+    @command(app, "usage", locate)
+    def usage(
+        terminal: Terminal,
+        *,
+        by: Annotated[By, typer.Option("--by", help="What to sum by.")] = "team",
+        since: Annotated[str, typer.Option("--since", metavar="SPAN|DAY", help="7d, 24h or 2026-11-01.")] = "30d",
+        until: Annotated[str, typer.Option("--until", metavar="DAY", help="Up to now by default.")] = "",
+    ) -> None:
+        """What was used and what it cost."""
+        query = {"by": by, "since": _since(since), "until": until}
+        rows = list(terminal.api.every("/usage", query))
+        columns = (
+            Column(by),
+            Column("name"),
+            Column("attempts", right=True),
+            Column("input", right=True),
+            Column("output", right=True),
+            Column("cached", right=True),
+            Column("cost", right=True),
+            Column("overage", right=True),
+        )
+        terminal.rows(rows, columns, _usage_row, "no call was settled in this span")
+
+
+def _usage_row(row: dict[str, Any]) -> tuple[str, ...]:
+    counts = (f"{row[name]:,}" for name in ("attempts", "input_tokens", "output_tokens", "cached_tokens"))
+    overage = row["overage_usd"]
+    return (row["group"], row["name"], *counts, dollars(row["cost_usd"]), dollars(overage) if Decimal(overage) else "-")
+
+
+def _since(text: str) -> str:
+    if text[:4].isdigit() and "-" in text:
+        return text
+    return datetime.fromtimestamp(int(time.time()) - seconds(text), UTC).isoformat().replace("+00:00", "Z")
+
+
+# ---- prices
+
+
+Model = Annotated[str, typer.Argument(metavar="PROVIDER[/MODEL]", help="For example openai/gpt-4o-mini.")]
+Rate = Annotated[str | None, typer.Option(metavar="USD", help="USD per million tokens.", show_default=False)]
+
+
+def prices_group(locate: Locate) -> typer.Typer:
+    group = typer.Typer(help="Prices: dated, with their source; your own on top.", no_args_is_help=True)
+
+    @command(group, "show", locate)
+    def show(terminal: Terminal, model: Model) -> None:
+        """Prices in force, in USD per million tokens."""
+        provider, _, name = model.partition("/")
+        rows = list(terminal.api.every(f"/prices/{segment(provider)}", {"model": name}))
+        columns = (
+            Column("model", keep=True),
+            Column("input", right=True),
+            Column("output", right=True),
+            Column("cache read", right=True),
+            Column("cache write", right=True),
+            Column("window", right=True),
+            Column("price"),
+        )
+        terminal.rows(rows, columns, _price_row, f"bursar prices set {provider}/MODEL --input USD --output USD")
+
+    @command(group, "set", locate)
+    def set_price(
+        terminal: Terminal,
+        model: Model,
+        *,
+        input_: Annotated[str, typer.Option("--input", metavar="USD", help="USD per million input tokens.")],
+        output: Annotated[str, typer.Option("--output", metavar="USD", help="USD per million output tokens.")],
+        cache_read: Rate = None,
+        cache_write: Rate = None,
+        from_: Annotated[str | None, typer.Option("--from", help="From when on; now.", show_default=False)] = None,
+    ) -> None:
+        """Append a price of your own. What was spent before keeps its price."""
+        provider, slash, name = model.partition("/")
+        if not slash:
+            raise Trouble(f"`{model}` names no model", "Write PROVIDER/MODEL", USAGE)
+        said = {"input": input_, "output": output, "cache_read": cache_read, "cache_write": cache_write}
+        body = {field: usd(rate) for field, rate in said.items() if rate is not None}
+        if from_:
+            body["from"] = from_
+        made = terminal.api.call("POST", f"/prices/{segment(provider)}/{segment(name)}", body)
+        rates = f"input {dollars(made['input'])}, output {dollars(made['output'])} per million tokens"
+        terminal.done(f"{provider}/{name} from {made['from']}: {rates}", made)
+
+    @command(group, "own", locate)
+    def own(terminal: Terminal) -> None:
+        """List the prices you have set."""
+        columns = (
+            Column("model", keep=True),
+            Column("from"),
+            Column("input", right=True),
+            Column("output", right=True),
+        )
+        terminal.rows(
+            list(terminal.api.every("/price-overrides")),
+            columns,
+            lambda row: (
+                f"{row['provider']}/{row['model']}",
+                row["from"],
+                dollars(row["input"]),
+                dollars(row["output"]),
+            ),
+            "bursar prices set PROVIDER/MODEL --input USD --output USD",
+        )
+
+    return group
+
+
+def _price_row(price: dict[str, Any]) -> tuple[str, ...]:
+    band = price["bands"][0]
+    window = price["context_window"]
+    return (
+        f"{price['provider']}/{price['model']}",
+        *(dollars(band[name]) for name in ("input", "output", "cache_read", "cache_write")),
+        f"{window:,}" if window else "-",
+        "own" if price["overridden"] else price["id"].rpartition("@")[2],
+    )

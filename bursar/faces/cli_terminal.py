@@ -1,0 +1,223 @@
+"""Between a command and who called it, person or program: where the node is, how to answer, which code to exit with.
+
+Exit codes: 0 done · 1 refused or failed · 2 wrong usage · 3 the node is not reachable · 4 a verification failed ·
+5 the configuration has faults. With ``--json`` answers go to stdout and problems to stderr, both as JSON.
+"""
+
+import functools
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from bursar.core.secret import Secret
+from bursar.core.strict import Fault, Faults
+from bursar.core.units import parse_duration, usd_to_pico
+from bursar.faces.client import AdminClient, ApiRefusal, NotReachable
+from bursar.faces.tables import Column, card, table, write
+
+OK, REFUSED, USAGE, NOT_REACHABLE, NOT_VERIFIED, CONFIG_FAULTS = range(6)
+
+
+class Place(NamedTuple):
+    """Where a node keeps its state and answers to its operator."""
+
+    data: Path
+    admin_url: str
+
+
+Locate = Callable[[str | None, str | None], Place]
+"""(--config, --data) -> Place. Raises Faults when the configuration has faults."""
+
+
+class Trouble(Exception):
+    """A command ends here: one line of what is wrong, one of what to type next."""
+
+    def __init__(self, message: str, hint: str = "", code: int = REFUSED, word: str = "failed") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
+        self.word = word
+
+
+class Terminal:
+    """What a command talks to. `as_json` decides for whom it answers."""
+
+    def __init__(self, locate: Locate, config: str | None, data: str | None, url: str | None, as_json: bool) -> None:
+        self._locate = locate
+        self._data = data
+        self._url = url or os.environ.get("BURSAR_ADMIN_URL")
+        self.config = config
+        self.as_json = as_json
+        self.out = Console(highlight=False)
+
+    @functools.cached_property
+    def place(self) -> Place:
+        return self._locate(self.config, self._data)
+
+    @functools.cached_property
+    def api(self) -> AdminClient:
+        return AdminClient(self._url or self.place.admin_url, self._token())
+
+    def _token(self) -> Secret:
+        """From BURSAR_ADMIN_TOKEN, else from the data folder. Never from the command line, where `ps` shows it."""
+        given = os.environ.get("BURSAR_ADMIN_TOKEN")
+        if given:
+            return Secret(given.strip())
+        path = self.place.data / "admin.token"
+        try:
+            return Secret(path.read_text().strip())
+        except OSError as error:
+            hint = "Start Bursar with `bursar up`, give --data FOLDER, or set BURSAR_ADMIN_TOKEN"
+            raise Trouble(f"There is no admin token: {path}: {error.strerror}", hint, NOT_REACHABLE) from None
+
+    # -- answers
+
+    def rows(self, items: Sequence[Mapping[str, Any]], columns: Sequence[Column], row: Any, empty: str) -> None:
+        """A list: a JSON array, or a table with `row(item)` as its cells."""
+        if self.as_json:
+            self.json(list(items))
+        else:
+            write(self.out, table(columns, [row(item) for item in items], empty))
+
+    def one(self, item: Mapping[str, Any], facts: Mapping[str, str], done: str = "") -> None:
+        """One thing: a JSON object, or a card below a line that says what was done."""
+        if self.as_json:
+            self.json(item)
+            return
+        if done:
+            write(self.out, Text.assemble(("✓ ", "green"), done))
+        write(self.out, card(facts))
+
+    def done(self, said: str, item: Mapping[str, Any]) -> None:
+        if self.as_json:
+            self.json(item)
+        else:
+            write(self.out, Text.assemble(("✓ ", "green"), said))
+
+    def json(self, value: object) -> None:
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def confirm(self, question: str, yes: bool) -> None:
+        """Before what has no undo. Without a terminal to ask at, only --yes goes on."""
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            raise Trouble(f"{question} There is no terminal to ask at", "Add --yes", USAGE)
+        if not typer.confirm(question):
+            raise Trouble("Nothing was changed")
+
+
+@contextmanager
+def troubles(as_json: bool) -> Iterator[None]:
+    """Ends the process with the documented code, and says why on stderr."""
+    try:
+        yield
+    except Trouble as trouble:
+        problem = {"code": trouble.word, "detail": trouble.message, "hint": trouble.hint}
+        _end(as_json, problem, trouble.code)
+    except ApiRefusal as refusal:
+        _end(as_json, refusal.problem, REFUSED, [_fault_line(fault) for fault in refusal.faults[1:]])
+    except NotReachable as error:
+        hint = "Start it with `bursar up`, or say where it is with --url or BURSAR_ADMIN_URL"
+        _end(as_json, {"code": "not_reachable", "detail": str(error), "hint": hint}, NOT_REACHABLE)
+    except Faults as faults:
+        _end_with_faults(as_json, faults.faults)
+
+
+def _end(as_json: bool, problem: Mapping[str, Any], code: int, more: Sequence[str] = ()) -> None:
+    if as_json:
+        sys.stderr.write(json.dumps({**problem, "exit_code": code}, ensure_ascii=False) + "\n")
+        raise typer.Exit(code)
+    console = Console(stderr=True, highlight=False)
+    word = problem.get("code", "failed")
+    write(console, Text.assemble(("error ", "bold red"), (f"{word}: ", "red"), str(problem.get("detail", ""))))
+    for line in more:
+        write(console, Text(f"  {line}"))
+    if problem.get("hint"):
+        write(console, Text.assemble(("  → ", "bold"), str(problem["hint"])))
+    raise typer.Exit(code)
+
+
+def _end_with_faults(as_json: bool, faults: Sequence[Fault]) -> None:
+    plain = [{"path": f.path, "word": f.word, "message": f.message, "hint": f.hint} for f in faults]
+    problem = {"code": "config_faults", "detail": f"the configuration has {len(faults)} faults", "faults": plain}
+    lines = [_fault_line(fault) for fault in plain]
+    _end(as_json, problem, CONFIG_FAULTS, [] if as_json else lines)
+
+
+def _fault_line(fault: Mapping[str, str]) -> str:
+    hint = f" → {fault['hint']}" if fault.get("hint") else ""
+    return f"{fault['path']}: {fault['message']}{hint}" if fault.get("path") else f"{fault['message']}{hint}"
+
+
+# ---- every command has these options
+
+
+_COMMON: dict[str, Any] = {
+    "as_json": Annotated[bool, typer.Option("--json", help="Answer as JSON, for programs.")],
+    "url": Annotated[str | None, typer.Option("--url", help="Address of the admin API.", show_default=False)],
+    "config": Annotated[
+        str | None, typer.Option("--config", envvar="BURSAR_CONFIG", help="bursar.yaml.", show_default=False)
+    ],
+    "data": Annotated[
+        str | None, typer.Option("--data", envvar="BURSAR_DATA", help="The data folder.", show_default=False)
+    ],
+}
+_DEFAULTS: dict[str, Any] = {"as_json": False, "url": None, "config": None, "data": None}
+
+
+def command(group: typer.Typer, name: str, locate: Locate) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers `function(terminal, ...)` as a command with the common options, and ends its troubles."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def whole(**given: Any) -> None:
+            common = {option: given.pop(option) for option in _COMMON}
+            terminal = Terminal(locate, **common)
+            with troubles(common["as_json"]):
+                function(terminal, **given)
+
+        own = list(inspect.signature(function).parameters.values())[1:]
+        shared = [
+            inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[option], annotation=annotation)
+            for option, annotation in _COMMON.items()
+        ]
+        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        whole.__signature__ = inspect.Signature([*keyword, *shared])  # type: ignore[attr-defined]
+        whole.__annotations__ = {p.name: p.annotation for p in (*own, *shared)}
+        group.command(name)(whole)
+        return function
+
+    return register
+
+
+# ---- what people write
+
+
+def usd(text: str) -> str:
+    """``$12.50`` as the API's decimal text. Raises Trouble."""
+    try:
+        usd_to_pico(text)
+    except ValueError as error:
+        raise Trouble(str(error), "Write it as '$12.50'", USAGE) from None
+    return text.strip().removeprefix("$").replace("_", "")
+
+
+def seconds(text: str) -> int:
+    """``1h30m`` in seconds; ``0`` is nothing. Raises Trouble."""
+    if text.strip() in {"0", "0s"}:
+        return 0
+    try:
+        return parse_duration(text.strip())
+    except ValueError as error:
+        raise Trouble(str(error), "Write it as 90s, 15m, 1h30m or 30d", USAGE) from None

@@ -1,0 +1,99 @@
+"""A small client of the admin API on the standard library: what the CLI and scripts need, and quick to import."""
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from bursar.core.secret import Secret
+
+PREFIX = "/v1/admin"
+_PAGE = 500
+
+
+class ApiRefusal(Exception):
+    """The API answered with a problem: `word` is stable, `hint` says what to do next."""
+
+    def __init__(self, problem: Mapping[str, Any]) -> None:
+        super().__init__(str(problem.get("detail", "")))
+        self.problem = dict(problem)
+        self.status = int(problem.get("status", 500))
+        self.word = str(problem.get("code", "internal_error"))
+        self.message = str(problem.get("detail") or problem.get("title") or "The admin API refused")
+        self.hint = str(problem.get("hint", ""))
+        self.faults: list[dict[str, str]] = list(problem.get("faults", ()))
+
+
+class NotReachable(Exception):
+    """Nothing answered at the address, or not what the admin API answers."""
+
+
+class AdminClient:
+    """`url` is http(s)://host:port. One connection a call: a command makes few."""
+
+    def __init__(self, url: str, token: Secret, timeout: float = 30.0) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise NotReachable(f"{url} is not the address of an admin API")
+        self.url = url
+        self._parts = parts
+        self._token = token
+        self._timeout = timeout
+
+    def call(self, method: str, path: str, body: object = None, query: Mapping[str, object] | None = None) -> Any:
+        """One call; the decoded answer, None for 204. Raises ApiRefusal or NotReachable."""
+        given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
+        target = PREFIX + path + (f"?{urlencode(given)}" if given else "")
+        headers = {"authorization": f"Bearer {self._token.reveal()}", "accept": "application/json"}
+        raw = None if body is None else json.dumps(body).encode()
+        if raw is not None:
+            headers["content-type"] = "application/json"
+        status, answer = self._exchange(method, target, raw, headers)
+        if status == 204:
+            return None
+        try:
+            value = json.loads(answer)
+        except ValueError:
+            raise NotReachable(f"{self.url} answered {status}, but not as an admin API does") from None
+        if status >= 400:
+            raise ApiRefusal(value if isinstance(value, dict) else {"status": status})
+        return value
+
+    def every(self, path: str, query: Mapping[str, object] | None = None) -> Iterator[dict[str, Any]]:
+        """All items of a list, read piece by piece."""
+        after = ""
+        while True:
+            page = self.call("GET", path, query={"limit": _PAGE, **(query or {}), "after": after})
+            yield from page["items"]
+            after = page["next"]
+            if not after:
+                return
+
+    def _exchange(self, method: str, target: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(str(self._parts.hostname), self._parts.port, timeout=self._timeout)
+        try:
+            connection.request(method, target, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise NotReachable(f"{self.url}: {_why(error)}") from None
+        finally:
+            connection.close()
+
+
+def segment(text: str) -> str:
+    """A part of a path, escaped."""
+    return quote(text, safe="")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there"
+    if isinstance(error, socket.gaierror):
+        return "the name is not known"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
