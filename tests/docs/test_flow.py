@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROWS = re.findall(r"^\| ([^|]+) \| `([\w.]+)` \| `([\w/.]+)` \|$", (ROOT / "docs/flow.md").read_text(), re.MULTILINE)
-STAGES = "receive authenticate admit understand policy guard price hold attempt settle report".split()
+STAGES = "receive authenticate admit understand policy guard price hold attempt settle report"
 
 
 def defined(file: Path) -> set[str]:
@@ -32,4 +32,4 @@ def test_the_symbol_stands_in_its_file(what: str, symbol: str, path: str) -> Non
 
 def test_all_eleven_stages_are_there_in_order() -> None:
     numbered = [what for what, _, _ in ROWS if what[0].isdigit()]
-    assert numbered == [f"{number} {stage}" for number, stage in enumerate(STAGES, 1)]
+    assert numbered == [f"{number} {stage}" for number, stage in enumerate(STAGES.split(), 1)]

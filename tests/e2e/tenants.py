@@ -56,6 +56,4 @@ class Tenants:
     def balance(self, budget: str) -> dict[str, Any]:
         answer = self.broker.admin("GET", "/v1/admin/balances", params={"limit": 1000})
         assert answer.status_code == 200, answer.text
-        body = answer.json()
-        rows = body if isinstance(body, list) else next(value for value in body.values() if isinstance(value, list))
-        return next(dict(row) for row in rows if row["budget"] == budget)
+        return next(dict(row) for row in answer.json()["items"] if row["budget"] == budget)
