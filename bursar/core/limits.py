@@ -27,7 +27,8 @@ Key = tuple[str, str]
 class Bound(msgspec.Struct, frozen=True, gc=False):
     """A limit bound to one subject, precompiled. A list of bounds holds each key once."""
 
-    key: Key  # (limit id, subject): names the counter
+    key: Key  # names the counter: (the definition with its numbers, subject)
+    name: str  # the limit's id
     unit: LimitUnit
     amount: int  # units per `per_seconds`; for concurrency: calls in flight
     per_seconds: int
@@ -52,12 +53,16 @@ class Reservation(msgspec.Struct, gc=False):
 
 
 def bind(limit: LimitDef, subject: str) -> Bound:
-    """A definition for one subject. A burst below 1 counts as 1; an amount of 0 or less admits nothing."""
+    """A definition for one subject. A burst below 1 counts as 1; an amount of 0 or less admits nothing.
+
+    The counter's name holds the numbers: two policies that say the same share it, two that differ do not mix.
+    """
     amount = max(limit.amount, 0)
     burst = max(limit.amount if limit.burst is None else limit.burst, 1)
     seconds = limit.per_seconds / amount if amount else 0.0
     return Bound(
-        (limit.id, subject),
+        (f"{limit.scope} {limit.id} {amount}/{limit.per_seconds}+{burst}", subject),
+        limit.id,
         limit.unit,
         amount,
         limit.per_seconds,
@@ -129,7 +134,7 @@ class Rates:
         for bound in limits:
             if bound.unit in ("concurrency", "requests"):
                 if not lease_id:
-                    raise ValueError(f"limit {bound.key[0]} needs a lease")
+                    raise ValueError(f"limit {bound.name} needs a lease")
                 late.append(bound)
                 continue
             units = units_of(bound, input_tokens, output_tokens)
