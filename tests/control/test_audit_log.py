@@ -179,6 +179,46 @@ async def test_a_failing_sink_refuses_until_it_works_again(desk: Desk) -> None:
     assert [decode_record(unframe(line)[1]).seq for line in sink.lines] == [1, 2, 3, 4]  # the second was not written
 
 
+async def test_a_sink_far_behind_is_caught_up_from_the_trail(desk: Desk) -> None:
+    sink = Scripted(required=False)
+    log = desk.open([sink, desk.sink(desk.file)])
+    sink.free.clear()
+    for n in range(150):  # more batches than are kept in memory
+        await act(log, n)
+    sink.free.set()
+    await until(lambda: len(sink.lines) >= 151)
+    await act(log)
+    await until(lambda: len(sink.lines) >= 152)
+    assert sink.lines == desk.file.read_bytes().splitlines()
+
+
+class AmbiguousDb(AuditDb):
+    """The disk's answer got lost: the records stand, and the writer is told that they do not."""
+
+    lost = 0
+
+    async def write(self, records: Sequence[bytes]) -> None:
+        await super().write(records)
+        if self.lost:
+            self.lost -= 1
+            raise AuditFailed("I/O error")
+
+
+async def test_after_a_lost_answer_the_chain_goes_on_where_it_stands(desk: Desk) -> None:
+    trail = AmbiguousDb(desk.db)
+    log = desk.open(trail=trail)
+    await act(log, 1)
+    trail.lost = 2
+    for n in (2, 3):
+        with pytest.raises(AuditFailed, match="I/O"):
+            await act(log, n)
+    await act(log, 4)
+    await log.close()
+    trail.close()
+    for found in (verify_database(desk.db), verify_file(desk.file)):
+        assert (found.fault, found.records) == ("", 7)
+
+
 async def test_a_caller_that_leaves_harms_nobody(desk: Desk) -> None:
     sink = Scripted(timeout=5)
     log = desk.open([sink])

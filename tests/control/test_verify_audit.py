@@ -126,6 +126,15 @@ def test_a_chain_forged_anew_is_noticed_by_its_checkpoints(written: Written) -> 
     assert verify_file(written.file).broken == 7  # the checkpoint inside the chain notices by itself
 
 
+def test_a_chain_forged_around_a_gap_or_with_a_second_record_is_named(written: Written) -> None:
+    lines = written.lines()
+    written.file.write_bytes(b"".join(rechained(lines[:2] + lines[3:5], lambda *_: None)))
+    found = verify_file(written.file)
+    assert (found.broken, found.fault) == (3, "record 3 is missing: record 4 stands in its place")
+    written.file.write_bytes(b"".join(rechained(lines[:2] + lines[1:5], lambda *_: None)))
+    assert verify_file(written.file).broken == 3
+
+
 def test_checkpoints_by_another_key_are_noticed_if_the_key_is_known(written: Written) -> None:
     """The forger signs everything anew with a key of his own."""
     forger = Signer(Secret(os.urandom(32).hex()))

@@ -239,6 +239,8 @@ def test_a_ciphertext_that_opens_under_two_keys_is_refused_by_its_commitment(
     for key in keys:
         forged = covered + hmac.digest(derive(key, b"header"), covered, "sha256")
         assert word_of(forged, recovery) == "tampered"
+        with pytest.raises(SealError):
+            rewrap(forged, [recovery], [recovery])
 
 
 # ---- canaries --------------------------------------------------------------------------------------------------------
