@@ -1,5 +1,7 @@
 """Each refusal as the official SDKs see it: the class they raise, the word they carry, and whether they try again."""
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +27,6 @@ class Case:
     policy: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
     ask: dict[str, Any] = field(default_factory=dict)
-    calls_before: int = 0  # calls that succeed and use up what the key has
     disable: bool = False
     key: str = ""  # another key than the one made
 
@@ -53,13 +54,6 @@ CASES = [
         anthropic.ContentTooLargeError,
         policy={"max_prompt_chars": 20},
         ask={"messages": [{"role": "user", "content": "x" * 100}]},
-    ),
-    Case(
-        "rate_limited",
-        openai.RateLimitError,
-        anthropic.RateLimitError,
-        policy={"limits": [{"unit": "requests", "amount": 1, "per_seconds": 3600}]},
-        calls_before=1,
     ),
     Case(
         "can_never_fit",
@@ -104,9 +98,6 @@ def test_openai(broker: Broker, tenants: Tenants, case: Case) -> None:
     transport = openai.DefaultHttpxClient(event_hooks={"request": [counted]})
     with openai.OpenAI(base_url=f"{broker.url}/v1", api_key=key, max_retries=RETRIES, http_client=transport) as client:
         ask: dict[str, Any] = {"model": "gpt-4o-mini", "messages": HELLO, "max_tokens": 16, **case.ask}
-        for _ in range(case.calls_before):
-            client.chat.completions.create(**{**ask, "max_tokens": 16})
-        before = counted.asked
         with pytest.raises(case.openai_class) as caught:
             client.chat.completions.create(**ask)
     rule = RULES[case.word]
@@ -114,7 +105,7 @@ def test_openai(broker: Broker, tenants: Tenants, case: Case) -> None:
     assert caught.value.code == case.word
     assert caught.value.type == rule.openai_type
     assert caught.value.request_id
-    assert counted.asked - before == tried(case.word)
+    assert counted.asked == tried(case.word)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.word)
@@ -123,9 +114,6 @@ def test_anthropic(broker: Broker, tenants: Tenants, case: Case) -> None:
     transport = anthropic.DefaultHttpxClient(event_hooks={"request": [counted]})
     with anthropic.Anthropic(base_url=broker.url, api_key=key, max_retries=RETRIES, http_client=transport) as client:
         ask: dict[str, Any] = {"model": "claude-sonnet-4-5", "messages": HELLO, "max_tokens": 16, **case.ask}
-        for _ in range(case.calls_before):
-            client.messages.create(**{**ask, "max_tokens": 16})
-        before = counted.asked
         with pytest.raises(case.anthropic_class) as caught:
             client.messages.create(**ask)
     rule = RULES[case.word]
@@ -134,4 +122,82 @@ def test_anthropic(broker: Broker, tenants: Tenants, case: Case) -> None:
     assert caught.value.body["error"]["type"] == rule.anthropic_type
     assert caught.value.body["error"]["code"] == case.word
     assert caught.value.request_id
-    assert counted.asked - before == tried(case.word)
+    assert counted.asked == tried(case.word)
+
+
+# -- refusals that pass by themselves: the SDK waits as told and succeeds
+
+
+def test_openai_waits_out_a_rate_limit(broker: Broker, tenants: Tenants) -> None:
+    key = tenants.key(policy={"limits": [{"unit": "requests", "amount": 1, "per_seconds": 1}]})
+    counted = Counted()
+    transport = openai.DefaultHttpxClient(event_hooks={"request": [counted]})
+    with openai.OpenAI(base_url=f"{broker.url}/v1", api_key=key.text, max_retries=5, http_client=transport) as client:
+        for _ in range(3):
+            assert client.chat.completions.create(model="gpt-4o-mini", messages=HELLO, max_tokens=16)
+    assert counted.asked > 3
+
+
+def test_anthropic_waits_out_a_rate_limit(broker: Broker, tenants: Tenants) -> None:
+    key = tenants.key(policy={"limits": [{"unit": "requests", "amount": 1, "per_seconds": 1}]})
+    counted = Counted()
+    transport = anthropic.DefaultHttpxClient(event_hooks={"request": [counted]})
+    with anthropic.Anthropic(base_url=broker.url, api_key=key.text, max_retries=5, http_client=transport) as client:
+        for _ in range(3):
+            assert client.messages.create(model="claude-sonnet-4-5", messages=HELLO, max_tokens=16)
+    assert counted.asked > 3
+
+
+def slow(seconds: float) -> list[dict[str, str]]:
+    """A message that the provider streams back over so many seconds."""
+    script = json.dumps({"output": 20, "chunk_ms": seconds * 50})
+    return [{"role": "user", "content": f"Hello [[emulator {script}]]"}]
+
+
+def test_openai_waits_for_a_place(broker: Broker, tenants: Tenants) -> None:
+    key = tenants.key(policy={"limits": [{"unit": "concurrency", "amount": 1}]})
+    with openai.OpenAI(base_url=f"{broker.url}/v1", api_key=key.text, max_retries=0) as client:
+        ask: dict[str, Any] = {"model": "gpt-4o-mini", "max_tokens": 32}
+        stream = client.chat.completions.create(messages=slow(1), stream=True, **ask)
+        next(iter(stream))
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(messages=HELLO, **ask)
+        assert caught.value.code == "concurrency_limited"
+        with client.with_options(max_retries=5) as patient, ThreadPoolExecutor() as pool:
+            waiting = pool.submit(patient.chat.completions.create, messages=HELLO, **ask)
+            list(stream)
+            assert waiting.result(30).choices
+
+
+def test_money_held_by_a_call_in_flight_comes_back(broker: Broker, tenants: Tenants) -> None:
+    """Two calls whose ceilings do not fit together: the second waits, is never told that the money is gone."""
+    key = tenants.key(budget={"limit_usd": "0.003"})  # 4,000 tokens of output at $0.60 a million are $0.0024
+    with openai.OpenAI(base_url=f"{broker.url}/v1", api_key=key.text, max_retries=0) as client:
+        ask: dict[str, Any] = {"model": "gpt-4o-mini", "max_tokens": 4000}
+        stream = client.chat.completions.create(messages=slow(1), stream=True, **ask)
+        next(iter(stream))
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(messages=HELLO, **ask)
+        assert caught.value.code == "held_by_requests_in_flight"
+        assert int(caught.value.response.headers["retry-after"]) >= 1
+        list(stream)
+        assert client.chat.completions.create(messages=HELLO, **ask).choices
+
+
+def test_a_spent_budget_is_not_tried_again(broker: Broker, tenants: Tenants) -> None:
+    key = tenants.key(budget={"limit_usd": "0.00005"})
+    counted = Counted()
+    transport = openai.DefaultHttpxClient(event_hooks={"request": [counted]})
+    script = json.dumps({"input": 20, "output": 60})
+    spend = [{"role": "user", "content": f"Hello [[emulator {script}]]"}]
+    with openai.OpenAI(base_url=f"{broker.url}/v1", api_key=key.text, max_retries=2, http_client=transport) as client:
+        ask: dict[str, Any] = {"model": "gpt-4o-mini", "messages": spend, "max_tokens": 60}
+        assert client.chat.completions.create(**ask).choices
+        before = counted.asked
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(**ask)
+    assert caught.value.code == "budget_exhausted"
+    assert caught.value.type == "insufficient_quota"
+    assert counted.asked - before == 1
+    balance = tenants.balance(key.budgets[0])
+    assert float(balance["posted_usd"]) <= 0.00005
