@@ -1,0 +1,124 @@
+"""One request as the emulator reads it. It is a provider: it checks what providers check, not what a broker governs."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from bursar.providers.emulator.script import Script, read_script
+
+Route = Literal["chat", "messages", "count_tokens"]
+
+ROUTES: dict[bytes, Route] = {
+    b"/v1/chat/completions": "chat",
+    b"/chat/completions": "chat",
+    b"/v1/messages": "messages",
+    b"/v1/messages/count_tokens": "count_tokens",
+}
+
+
+class _Options(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class Thinking(msgspec.Struct):
+    type: str
+    budget_tokens: int | None = None
+
+
+class Body(msgspec.Struct):
+    """The fields that change an answer, of both dialects."""
+
+    model: str
+    messages: msgspec.Raw
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    stream_options: _Options | None = None
+    tools: msgspec.Raw = msgspec.Raw()
+    tool_choice: msgspec.Raw = msgspec.Raw()
+    system: msgspec.Raw = msgspec.Raw()
+    response_format: msgspec.Raw = msgspec.Raw()
+    output_config: msgspec.Raw = msgspec.Raw()
+    reasoning_effort: str | None = None
+    thinking: Thinking | None = None
+    service_tier: str | None = None
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    route: Route
+    key: str  # digest of the credential
+    body: Body
+    script: Script
+    size: int  # bytes of the whole body, which also seed the answer
+    seed: int
+
+    @property
+    def input_tokens(self) -> int:
+        if self.script.input is not None:
+            return self.script.input
+        body = self.body
+        return -(-(len(body.messages) + len(body.system) + len(body.tools)) // 4)
+
+
+class Unfit(Exception):
+    """The request is not one a provider takes: answered with 400."""
+
+
+_body = msgspec.json.Decoder(Body)
+
+
+def read_request(name: str, route: Route, key: str, header: bytes, body: bytes, seed: int) -> Request:
+    """Raises Unfit, BadScript."""
+    try:
+        fields = _body.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unfit(f"invalid request: {error}") from None
+    if route == "messages" and fields.max_tokens is None:
+        raise Unfit("max_tokens: Field required")
+    return Request(
+        id=name,
+        route=route,
+        key=key,
+        body=fields,
+        script=read_script(header, body, fields.messages),
+        size=len(body),
+        seed=seed + len(body),
+    )
+
+
+def schema_of(request: Request) -> dict[str, Any] | None:
+    """The JSON schema the answer must follow; {} = any object; None = free text."""
+    body = request.body
+    if len(body.response_format) > 4:
+        wanted: dict[str, Any] = msgspec.json.decode(body.response_format)
+        if wanted.get("type") == "json_schema":
+            return wanted["json_schema"].get("schema") or {}
+        return {} if wanted.get("type") == "json_object" else None
+    if len(body.output_config) > 4:
+        form = msgspec.json.decode(body.output_config).get("format") or {}
+        return form.get("schema") if form.get("type") == "json_schema" else None
+    return None
+
+
+def wanted_tool(request: Request) -> dict[str, Any] | None:
+    """The tool to call, as {"name", "schema"}: when the request or the script demands one."""
+    body, script = request.body, request.script
+    if len(body.tools) <= 4 or script.tool is False:
+        return None
+    choice: Any = msgspec.json.decode(body.tool_choice) if len(body.tool_choice) > 4 else "auto"
+    tools = [_name_and_schema(tool) for tool in msgspec.json.decode(body.tools)]
+    tools = [tool for tool in tools if tool["name"]]
+    named = choice.get("name") or (choice.get("function") or {}).get("name") if isinstance(choice, dict) else None
+    if named:
+        return next((tool for tool in tools if tool["name"] == named), None)
+    demanded = choice == "required" or (isinstance(choice, dict) and choice.get("type") == "any")
+    return tools[0] if tools and (demanded or script.tool) else None
+
+
+def _name_and_schema(tool: dict[str, Any]) -> dict[str, Any]:
+    function = tool.get("function") or tool
+    schema = function.get("parameters") or function.get("input_schema") or {}
+    server_side = "type" in tool and tool["type"] not in ("function", "custom")
+    return {"name": "" if server_side else function.get("name"), "schema": schema}
