@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bursar.app.places import keyfile_path
 from bursar.app.spec import Ready
 from bursar.config import Config
 
@@ -70,14 +71,20 @@ def _demo(url: str, ready: Ready) -> str:
 
 
 def _where(config: Config, folder: Path) -> str:
-    wrapper = (
-        f"the wrapping key in {config.wrapper.keyfile}"
-        if config.wrapper.passphrase is False
-        else "the wrapping key is derived from your passphrase"
-    )
-    return (
-        f"Data lies in {folder}; {wrapper}.\n"
-        "A copy of the data folder alone shows names, tags, spend and the admin token, but no provider key\n"
-        "and no virtual key: those need the wrapping key. Keep the two apart.\n"
-        "Stop with Ctrl-C.\n"
-    )
+    if config.wrapper.kind == "passphrase":
+        key, reveals = "the wrapping key is derived from your passphrase", _REVEALS_LITTLE
+    elif keyfile_path(config, folder).is_relative_to(folder):
+        key, reveals = f"the wrapping key in {keyfile_path(config, folder)}", _REVEALS_ALL
+    else:
+        key, reveals = f"the wrapping key in {keyfile_path(config, folder)}", _REVEALS_LITTLE
+    return f"Data lies in {folder}; {key}.\n{reveals}Stop with Ctrl-C.\n"
+
+
+_REVEALS_ALL = (
+    "A copy of this folder reveals everything, provider keys included, because the wrapping key lies in it;\n"
+    "`wrapper.path` in bursar.yaml keeps it elsewhere.\n"
+)
+_REVEALS_LITTLE = (
+    "A copy of the folder reveals names, tags, spend and the admin token, but no provider key and no virtual key:\n"
+    "those need the wrapping key. Keep the two apart.\n"
+)

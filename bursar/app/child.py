@@ -45,7 +45,7 @@ class Child:
             self.ready_fd, child_end = os.pipe()
             spec = msgspec.structs.replace(spec, ready_fd=child_end)
             fds = (*fds, child_end)
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module names
             self._argv,
             stdin=subprocess.PIPE,
             env=self._env,

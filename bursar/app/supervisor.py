@@ -1,5 +1,6 @@
 """`bursar up`: binds the ports, starts gateway and control (and the emulator when it must answer), keeps them alive."""
 
+import contextlib
 import os
 import select
 import signal
@@ -54,7 +55,7 @@ class Supervisor:
         wake, _ = self._catch_signals()
         try:
             control, gateway = self._start_main(spec)
-            print(render_banner(self._config, self._folder, control), flush=True)
+            _show(render_banner(self._config, self._folder, control))
             self._watch(wake)
         finally:
             drained = self._stop_all()
@@ -124,10 +125,8 @@ class Supervisor:
         """Restart what dies until told to stop."""
         while not self._stop_signals:
             select.select([wake], [], [], _TICK)
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.read(wake, 4096)
-            except BlockingIOError:
-                pass
             changed = False
             for child, spec in self._children:
                 status = child.died()
@@ -144,7 +143,7 @@ class Supervisor:
 
     def _stop_all(self) -> bool:
         """Gateway first, so that calls in flight still reach control; True if all ended by themselves."""
-        order = {"gateway": self._config.drain_seconds + 2.0, "control": _CONTROL_GRACE, "emulator": 1.0}
+        order = {"gateway": self._config.drain + 7.0, "control": _CONTROL_GRACE, "emulator": 1.0}
         clean = True
         for name, grace in order.items():
             for child, _ in self._children:
@@ -173,4 +172,10 @@ def _status_words(status: int) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"bursar: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"bursar: {text}\n")
+    sys.stderr.flush()
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

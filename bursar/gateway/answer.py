@@ -15,8 +15,6 @@ import msgspec
 from bursar.core.calls import DialectName
 from bursar.core.errors import Refusal
 
-_JSON = "content-type: application/json\r\n"
-
 
 class LimitView(NamedTuple):
     """How one limit stands after this call: whole units, seconds until it is full again."""
@@ -42,23 +40,30 @@ def refusal_body(refusal: Refusal, dialect: DialectName, request_id: str) -> byt
     return msgspec.json.encode(body)
 
 
-def refusal_headers(refusal: Refusal, dialect: DialectName, request_id: str) -> str:
-    """Header lines of a refusal. The SDKs retry 409, 429 and every 5xx unless `x-should-retry` says no."""
-    lines = [_JSON, id_headers(dialect, request_id), f"x-bursar-word: {refusal.word}\r\n"]
-    lines.append(f"x-should-retry: {'true' if refusal.rule.retry else 'false'}\r\n")
-    if refusal.retry_after is not None and refusal.rule.retry:
-        lines.append(f"retry-after: {max(1, math.ceil(refusal.retry_after))}\r\n")
+def refusal_headers(refusal: Refusal, dialect: DialectName, request_id: str) -> list[tuple[str, str]]:
+    """Header fields of a refusal. The SDKs retry 409, 429 and every 5xx unless `x-should-retry` says no."""
+    rule = refusal.rule
+    fields = [("content-type", "application/json"), ("x-bursar-word", refusal.word)]
+    if request_id:
+        fields += id_fields(dialect, request_id)
+    fields.append(("x-should-retry", "true" if rule.retry else "false"))
+    if refusal.retry_after is not None and rule.retry:
+        fields.append(("retry-after", str(max(1, math.ceil(refusal.retry_after)))))
     if refusal.word == "method_not_allowed":
-        lines.append(f"allow: {refusal.facts['allow']}\r\n")
-    if refusal.rule.status == 401:
-        lines.append('www-authenticate: Bearer realm="bursar"\r\n')
-    return "".join(lines)
+        fields.append(("allow", str(refusal.facts["allow"])))
+    if rule.status == 401:
+        fields.append(("www-authenticate", 'Bearer realm="bursar"'))
+    return fields
 
 
-def id_headers(dialect: DialectName, request_id: str) -> str:
+def header_lines(fields: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in fields)
+
+
+def id_fields(dialect: DialectName, request_id: str) -> list[tuple[str, str]]:
     """Our id under our own name and under the name the dialect's SDK reads (`_request_id`)."""
     theirs = "request-id" if dialect == "anthropic" else "x-request-id"
-    return f"x-bursar-request-id: {request_id}\r\n{theirs}: {request_id}\r\n"
+    return [("x-bursar-request-id", request_id), (theirs, request_id)]
 
 
 def limit_headers(dialect: DialectName, views: Sequence[LimitView], now_ns: int) -> str:

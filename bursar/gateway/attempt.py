@@ -1,14 +1,14 @@
 """Stage 9: walk the candidates. Each dispatched attempt has its own hold, settled right here on every way out."""
 
-from bursar.core.calls import Edits
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import Refusal, UpstreamFault
-from bursar.gateway import answer
 from bursar.gateway.flight import Flight
-from bursar.gateway.hold import take_hold
-from bursar.gateway.node import Node, outgoing_credential
-from bursar.gateway.price import Option
-from bursar.gateway.relay import CUT_WORD, Relay
+from bursar.gateway.forward import answer_headers, edits_for, upstream_headers
+from bursar.gateway.hold import shrink, take_hold
+from bursar.gateway.leaving import Leaving
+from bursar.gateway.node import Node, Option
+from bursar.gateway.price import Priced
+from bursar.gateway.relay import Relay
 from bursar.gateway.settle import Attempt, settle
 from bursar.ports import UpstreamResponse
 
@@ -24,13 +24,13 @@ _FAULT_WORDS = {
 }
 
 
-async def run_attempts(node: Node, flight: Flight, options: list[Option]) -> None:
-    """Answer the caller from the first option that can. Raises Refusal when none could."""
+async def run_attempts(node: Node, flight: Flight, ways: list[Priced]) -> None:
+    """Answer the caller by the first way that can. Raises Refusal when none could."""
     last: Refusal | None = None
-    for number, option in enumerate(options, 1):
-        attempt = await take_hold(node, flight, option, number)
+    for number, way in enumerate(ways, 1):
+        attempt = await take_hold(node, flight, way, number)
         try:
-            last = await _try(node, flight, attempt, option)
+            last = await _try(node, flight, attempt, way.option)
         finally:
             settle(node, flight, attempt)
         if last is None:
@@ -40,60 +40,54 @@ async def run_attempts(node: Node, flight: Flight, options: list[Option]) -> Non
 
 
 async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option) -> Refusal | None:
-    """One dispatch. None = the caller has been answered; a Refusal = the next option may be tried."""
+    """One dispatch. None = the caller has been answered; a Refusal = the next way may be tried."""
     try:
-        response = await _dispatch(node, flight, attempt, option.key)
+        response = await _dispatch(node, flight, attempt, option)
         if response.status >= 300:
             return await _take_error(node, flight, attempt, option.key, response)
         assert flight.call is not None
         if flight.call.stream and response.headers.get("content-type", "").startswith("text/event-stream"):
             await _take_stream(node, flight, attempt, response)
         else:
-            await _take_whole(node, flight, attempt, response)
+            await _take_whole(flight, attempt, response)
     except UpstreamFault as fault:
-        return _take_fault(node, flight, attempt, fault)
+        return _take_fault(node, attempt, fault)
     return None
 
 
-async def _dispatch(node: Node, flight: Flight, attempt: Attempt, key: ProviderKey) -> UpstreamResponse:
+async def _dispatch(node: Node, flight: Flight, attempt: Attempt, option: Option) -> UpstreamResponse:
     """Send the request with a leased provider key. From the first byte on the attempt counts as sent."""
     assert flight.call is not None
     assert flight.allowed is not None
     provider = attempt.provider
-    lease = await node.leases.borrow(key)
-    edits = flight.allowed.edits
-    body = provider.dialect.rewrite(flight.call, edits)
-    headers = provider.dialect.upstream_headers(flight.exchange.headers)
-    headers += provider.headers
-    credential = outgoing_credential(provider.auth, lease.value)
-    if credential is not None:
-        headers.append(credential)
-    attempt.ending = "upstream_broken"
+    lease = await node.leases.borrow(option.key)
+    body = provider.dialect.rewrite(flight.call, edits_for(option, flight.call, flight.allowed.edits))
+    headers = upstream_headers(provider, flight.exchange.headers, lease.value)
     if not flight.dispatched:
         flight.dispatched = node.clock.monotonic()
+    attempt.ending = "upstream_broken"
     try:
-        target = provider.base_path + provider.dialect.upstream_path(flight.call.route)
-        return await node.upstream.request(provider, target, headers, body)
+        return await node.upstream.request(provider, flight.call.route, headers, body)
     except UpstreamFault as fault:
         if not fault.sent:
             attempt.ending = "unsent"
         raise
 
 
-async def _take_whole(node: Node, flight: Flight, attempt: Attempt, response: UpstreamResponse) -> None:
+async def _take_whole(flight: Flight, attempt: Attempt, response: UpstreamResponse) -> None:
     assert flight.call is not None
     body = await response.read(_MOST_BODY)
     attempt.ending = "answered"
     attempt.usage, attempt.visible_bytes, attempt.invalid = attempt.provider.dialect.read_usage(flight.call, body)
     flight.status = response.status
-    headers = _answer_headers(node, flight, attempt, response)
-    flight.exchange.respond(response.status, headers.encode("latin-1"), body)
+    flight.exchange.respond(response.status, answer_headers(flight, attempt.provider, response), body)
 
 
 async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: UpstreamResponse) -> None:
     """Relay the stream to its end, its cut, its break, or (drained) past a caller who left."""
     assert flight.call is not None
     assert flight.allowed is not None
+    assert flight.plan is not None
     exchange = flight.exchange
     meter = attempt.provider.dialect.stream_meter(flight.call, flight.allowed.edits)
     relay = Relay(
@@ -103,23 +97,73 @@ async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: U
         node.splitter(),
         allowance=flight.allowed.output_cap * flight.call.n,
         monotonic=node.clock.monotonic,
-        on_input=lambda: _shrink(node, flight, attempt, meter),
+        on_input=lambda: shrink(node, flight, attempt, meter.input_usage),
     )
-    leaving = Leaving(node, flight, response, relay)
-    flight.status = response.status
+    leaving = Leaving(node.drains, response, relay, drain=flight.plan.on_disconnect == "drain")
     exchange.on_gone = leaving.client_left
     exchange.on_flow = lambda stop: response.pause() if stop else response.resume()
-    headers = _answer_headers(node, flight, attempt, response)
-    exchange.start(response.status, headers.encode("latin-1"))
+    flight.status = response.status
+    exchange.start(response.status, answer_headers(flight, attempt.provider, response))
     if exchange.gone:
         leaving.client_left()
     try:
         await response.relay(relay.feed)
-        relay.finish()
         attempt.ending = "answered"
-    except UpstreamFault as fault:
-        _end_broken_stream(flight, attempt, relay, fault)
+        relay.finish()
+    except UpstreamFault:
+        _break_stream(flight, attempt, relay)
     finally:
         leaving.done()
+        exchange.on_gone = exchange.on_flow = None
         flight.first_event, flight.cut = relay.first_event, relay.cut
-        _take_counts(attempt, meter)
+        attempt.usage, attempt.input_usage = meter.usage, meter.input_usage
+        attempt.visible_bytes, attempt.invalid = meter.visible_bytes, meter.invalid
+
+
+def _break_stream(flight: Flight, attempt: Attempt, relay: Relay) -> None:
+    """The upstream did not come to its end: because we cut it, the caller left, or it broke."""
+    if relay.cut:
+        attempt.ending = "cut"
+    elif flight.exchange.gone:
+        attempt.ending, flight.word = "client_gone", "client_gone"
+    elif relay.meter.ended:
+        attempt.ending = "answered"  # the dialect's own end was seen; only the framing is missing
+        relay.finish()
+    else:
+        flight.word = "upstream_broken"
+        flight.exchange.abort()
+
+
+async def _take_error(
+    node: Node, flight: Flight, attempt: Attempt, key: ProviderKey, response: UpstreamResponse
+) -> Refusal | None:
+    """The provider said no. Its own words go to the caller, unless they are about Bursar's key."""
+    facts = attempt.provider.dialect.upstream
+    if facts.definite_refusal(response.status):
+        attempt.ending = "refused"
+    kind = str(response.status)
+    node.counters.add("bursar_upstream_errors_total", (attempt.provider.name, kind))
+    body = await response.read(_MOST_ERROR_BODY)
+    if facts.rejects_key(response.status, body):
+        node.leases.forget(key.id)
+        node.happenings("upstream_key_refused", key.id, {"provider": attempt.provider.name, "status": response.status})
+        return Refusal(
+            "upstream_key_refused",
+            f"The provider {attempt.provider.name} does not accept the provider key {key.id}",
+            "Whoever runs this broker can see it with `bursar secrets list` and put a new one",
+        )
+    if response.status < 400:
+        return Refusal("upstream_broken", f"The provider answered {response.status}, a redirect that is not followed")
+    flight.status, flight.word = response.status, "upstream_error"
+    flight.exchange.respond(response.status, answer_headers(flight, attempt.provider, response), body)
+    return None
+
+
+def _take_fault(node: Node, attempt: Attempt, fault: UpstreamFault) -> Refusal:
+    """The exchange broke before anything reached the caller."""
+    node.counters.add("bursar_upstream_errors_total", (attempt.provider.name, fault.kind))
+    word = _FAULT_WORDS.get(fault.kind)
+    if word is None:
+        word = "upstream_timeout" if fault.kind.startswith("timeout") else "upstream_broken"
+    hint = "" if attempt.ending == "unsent" else "What it may have cost is booked; a retry is a new call"
+    return Refusal(word, f"The provider {attempt.provider.name} failed ({fault.kind})", hint)

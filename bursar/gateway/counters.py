@@ -41,6 +41,8 @@ class Counters:
                 if series
             },
         )
-        for counted in (*self._counters.values(), *self._histograms.values()):
+        for counted in self._counters.values():
             counted.clear()
+        for sampled in self._histograms.values():
+            sampled.clear()
         return delta

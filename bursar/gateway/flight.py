@@ -22,10 +22,12 @@ class Flight(msgspec.Struct, kw_only=True, gc=False):
     admitted: bool = False  # holds a concurrency lease
     call: Call | None = None
     allowed: Allowed | None = None
-    headers: str = ""  # header lines Bursar adds to the answer
+    headers: str = ""  # header lines that tell what policy did
+    limit_lines: str = ""  # header lines that tell how the limits stand
     # -- for the report
     status: int = 0
     word: str = ""
+    model: str = ""  # canonical, "" until it is known to have a price
     provider: str = ""
     dispatched: float = 0.0  # monotonic instant of the first dispatch
     first_event: float = 0.0

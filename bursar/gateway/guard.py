@@ -5,24 +5,13 @@ Bodies over 64 kB are screened off the loop, so that one long prompt delays nobo
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
 
 from bursar.core.calls import Call
 from bursar.core.errors import Refusal
 from bursar.gateway.flight import Flight
-from bursar.gateway.node import Node
+from bursar.gateway.node import Node, Screen
 
 _ON_LOOP_BYTES = 65_536
-
-
-class Screen(Protocol):
-    """One guard. Pure and synchronous: it may run in a thread."""
-
-    name: str
-
-    def look(self, call: Call) -> Refusal | None:
-        """None = nothing found; else why the call must not be sent (`guard_blocked`)."""
-        ...
 
 
 async def guard(node: Node, flight: Flight) -> None:

@@ -5,13 +5,13 @@ from typing import Protocol
 
 import msgspec
 
-from bursar.core.calls import DialectName
-from bursar.core.directory import BudgetDef
+from bursar.core.calls import Call, DialectName
+from bursar.core.directory import BudgetDef, ProviderKey
+from bursar.core.errors import Refusal
 from bursar.core.estimate import Estimate
 from bursar.core.ledger import Held, HoldRequest, Settlement
 from bursar.core.limits import Rates
 from bursar.core.prices import PriceTable
-from bursar.core.secret import Secret
 from bursar.gateway.counters import Counters
 from bursar.gateway.lease import Leases
 from bursar.gateway.tenants import Tenants
@@ -42,9 +42,17 @@ class Money(Protocol):
 class Upstream(Protocol):
     """Sends one request to a provider. Raises UpstreamFault."""
 
-    async def request(
-        self, provider: "Provider", target: str, headers: Sequence[tuple[str, str]], body: bytes
-    ) -> UpstreamResponse: ...
+    async def request(self, provider: "Provider", route: str, headers: bytes, body: bytes) -> UpstreamResponse: ...
+
+
+class Screen(Protocol):
+    """One guard. Pure and synchronous: it may run in a thread."""
+
+    name: str
+
+    def look(self, call: Call) -> Refusal | None:
+        """None = nothing found; else why the call must not be sent (`guard_blocked`)."""
+        ...
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,12 +61,45 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     dialect: Dialect
     door: object
-    base_path: str
+    targets: dict[str, str]  # route -> request target, base path included
     auth: str  # "bearer" | "x-api-key" | "api-key" | "none"
     headers: tuple[tuple[str, str], ...] = ()
     quirks: frozenset[str] = frozenset()
     models: tuple[str, ...] = ()  # globs
     deployments: dict[str, str] = {}  # upstream's own name -> the model by which it is priced
+    twin: "Provider | None" = None  # its stand-in at the emulator, reached by the emulator's keys only
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to serve a call: a provider, a key for it, and under which names it goes."""
+
+    provider: Provider
+    key: ProviderKey
+    upstream_model: str
+    priced_as: str  # the model by whose price it is billed
+
+
+OptionName = tuple[str, str, str, str]  # team, dialect, model, purpose
+_MOST_REMEMBERED = 4096  # callers choose model names: what is remembered of them is bounded
+
+
+class OptionMemo:
+    """Ways to serve a call, remembered for as long as the directory stays as it is."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._options: dict[OptionName, list[Option]] = {}
+
+    def find(self, name: OptionName, version: int) -> list[Option] | None:
+        if version != self._version:
+            self._options.clear()
+            self._version = version
+        return self._options.get(name)
+
+    def keep(self, name: OptionName, options: list[Option]) -> None:
+        if len(self._options) >= _MOST_REMEMBERED:
+            self._options.clear()
+        self._options[name] = options
 
 
 class Drains:
@@ -74,7 +115,7 @@ class Drains:
 class Node:
     """No logic: attributes only."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword a doorway
         self,
         *,
         clock: Clock,
@@ -102,6 +143,8 @@ class Node:
         self.estimate = Estimate()
         self.counters = Counters()
         self.tenants = Tenants(money.define)
+        self.options = OptionMemo()
+        self.screens: Sequence[Screen] = ()
         self.drains = Drains()
         self.happenings: Callable[[str, str, dict[str, str | int]], None] = lambda _word, _subject, _facts: None
         self.flights = 0  # numbers them
@@ -109,12 +152,3 @@ class Node:
         self.ready = False
         self.top_keys: set[str] = set()
         self.most_top_keys = 50
-
-
-def outgoing_credential(auth: str, value: Secret) -> tuple[str, str] | None:
-    """The one place of the data path where a provider key is opened: the outgoing header."""
-    if auth == "none":
-        return None
-    if auth == "bearer":
-        return "authorization", f"Bearer {value.reveal()}"
-    return auth, value.reveal()

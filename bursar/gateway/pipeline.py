@@ -21,7 +21,7 @@ from bursar.gateway import answer
 from bursar.gateway.admit import admit, leave
 from bursar.gateway.attempt import run_attempts
 from bursar.gateway.authenticate import authenticate
-from bursar.gateway.decide import decide
+from bursar.gateway.decide import apply_policy
 from bursar.gateway.flight import Flight
 from bursar.gateway.guard import guard
 from bursar.gateway.models import list_models
@@ -73,7 +73,7 @@ class Pipeline:
         admit(node, flight)
         body = await exchange.body()
         flight.call = node.dialects[route.dialect].understand(route.name, body)
-        options = decide(node, flight)
+        options = apply_policy(node, flight)
         await guard(node, flight)
         await run_attempts(node, flight, price(node, flight, options))
 
@@ -88,6 +88,7 @@ def refuse(flight: Flight, refusal: Refusal) -> None:
     if exchange.started:
         exchange.abort()
         return
-    headers = answer.refusal_headers(refusal, flight.dialect, flight.request_id) + flight.headers
+    fields = answer.refusal_headers(refusal, flight.dialect, flight.request_id)
+    lines = answer.header_lines(fields) + flight.headers + flight.limit_lines
     body = answer.refusal_body(refusal, flight.dialect, flight.request_id)
-    exchange.respond(refusal.rule.status, headers.encode("latin-1", "replace"), body)
+    exchange.respond(refusal.rule.status, lines.encode("latin-1", "replace"), body)

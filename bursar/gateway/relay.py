@@ -42,7 +42,7 @@ class Relay:
         self.first_event = 0.0  # monotonic instant, 0 = none came
         self.cut = False
         self.events = 0
-        self.drained_bytes = 0
+        self._drain_left = 0  # bytes still read on for a caller who left
 
     def feed(self, data: bytes) -> None:
         """Meter and pass on one piece of the body. Raises ValueError when an event is larger than any real one."""
@@ -58,10 +58,12 @@ class Relay:
         if not self._input_told and self.meter.input_usage is not None:
             self._input_told = True
             self._on_input()
-        if self._exchange.gone:
-            self.drained_bytes += len(data)
-        elif out:
+        if not self._exchange.gone:
             self._exchange.write(out)
+        elif self._drain_left:
+            self._drain_left -= len(data)
+            if self._drain_left <= 0:
+                self._response.abort()
 
     def finish(self) -> None:
         """The upstream's body ended by itself: hand on what is left and close the caller's stream."""
@@ -70,6 +72,10 @@ class Relay:
             if rest:
                 self._exchange.write(self.meter.feed(rest))
             self._exchange.finish()
+
+    def drain_at_most(self, most_bytes: int) -> None:
+        """The caller has left: read on, but not for ever."""
+        self._drain_left = most_bytes
 
     def _passed_allowance(self) -> bool:
         usage = self.meter.usage

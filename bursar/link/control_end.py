@@ -9,6 +9,8 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from bursar.core.directory import Delta, Snapshot
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
@@ -17,6 +19,14 @@ from bursar.link import messages as m
 from bursar.link.frames import Channel, LinkBroken
 
 _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of SO_PEERCRED (unix(7))
+
+
+class Session(msgspec.Struct):
+    """One connected gateway."""
+
+    node: str
+    pid: int
+    version: int = 0  # directory version it serves by
 
 
 class Services(Protocol):
@@ -42,7 +52,7 @@ class ControlEnd:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._channels: dict[Channel[m.ToControl], str] = {}
+        self._channels: dict[Channel[m.ToControl], Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.AbstractServer | None = None
 
@@ -66,8 +76,8 @@ class ControlEnd:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
-    def nodes(self) -> list[str]:
-        return sorted(self._channels.values())
+    def sessions(self) -> list[Session]:
+        return list(self._channels.values())
 
     def publish(self, delta: Delta) -> None:
         for channel in self._channels:
@@ -87,7 +97,7 @@ class ControlEnd:
                 return
             # No await between the snapshot and joining the channels: a change in between would be lost.
             channel.send(m.Welcome(snapshot=self._services.snapshot(), pepper=self._services.pepper()))
-            self._channels[channel] = hello.node
+            self._channels[channel] = Session(hello.node, hello.pid)
             while True:
                 self._take(hello.node, await channel.receive(), channel)
         except LinkBroken:
@@ -106,6 +116,8 @@ class ControlEnd:
                 self._start(self._services.count_uses(node, message.counts))
             case m.Happened():
                 self._start(self._services.happened(node, message.word, message.subject, message.facts))
+            case m.Applied():
+                self._channels[channel].version = message.version
             case m.Hello():
                 pass  # said twice: harmless
 

@@ -63,6 +63,11 @@ class GatewayEnd:
         self._channel.send(message)
         return True
 
+    def reconnect(self) -> None:
+        """Something was missed: say Hello again, and be told the whole directory."""
+        if self._channel is not None:
+            self._channel.close()
+
     async def release(self, secret_id: str, version: int) -> Granted:
         """Ask control for a provider key. Raises Refusal with control's word, or `no_provider_key` while it is away."""
         if self._channel is None:
@@ -97,6 +102,7 @@ class GatewayEnd:
             case m.Welcome():
                 self._on_welcome(message.snapshot, message.pepper)
                 self._channel = channel
+                channel.send(m.Applied(version=message.snapshot.version))
                 self.connected.set()
             case m.Changed():
                 self._on_delta(message.delta)

@@ -21,6 +21,12 @@ class Hello(Message):
     version: int = 0
 
 
+class Applied(Message):
+    """The directory version this gateway now serves by."""
+
+    version: int
+
+
 class LeaseAsk(Message):
     """Release this provider key to me; answered by LeaseGranted or LeaseRefused with the same `ask`."""
 
@@ -87,5 +93,5 @@ class LeaseRevoked(Message):
     version: int
 
 
-ToControl = Hello | LeaseAsk | Uses | Metrics | Happened
+ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened
 ToGateway = Welcome | Changed | LeaseGranted | LeaseRefused | LeaseRevoked

@@ -1,0 +1,291 @@
+"""Composition root of the control process: admin API, metrics, directory, secrets and their wrapping key, audit."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import uvicorn
+import uvloop
+
+from bursar import __version__
+from bursar.app.clock import SystemClock, SystemEntropy
+from bursar.app.logs import set_up_logs
+from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
+from bursar.app.vigil import Vigil
+from bursar.app.wrapping import choose_wrapper
+from bursar.control.audit import AuditLog
+from bursar.control.audit_notary import Signer
+from bursar.control.audit_tail import AuditTail
+from bursar.control.budgets import Budgets
+from bursar.control.directory import Directory
+from bursar.control.first_start import (
+    keys_in_environment,
+    make_demo,
+    make_emulator_keys,
+    only_emulator,
+    seal_environment,
+)
+from bursar.control.keys import Keys
+from bursar.control.metrics import MetricsBoard
+from bursar.control.owners import Owners
+from bursar.control.prices import Prices
+from bursar.control.provider_keys import ProviderKeys
+from bursar.control.release import Releases
+from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
+from bursar.control.teams import Teams
+from bursar.control.usage import Usage
+from bursar.core.audit import AuditFailed
+from bursar.core.directory import Snapshot
+from bursar.core.errors import Refusal
+from bursar.core.secret import Secret
+from bursar.core.telemetry import MetricsDelta
+from bursar.core.tokens import PEPPER_BYTES, mint
+from bursar.faces.admin import build_admin
+from bursar.faces.admin_calls import Services
+from bursar.faces.admin_door import LOOPBACK_NAMES, Door
+from bursar.faces.metrics import build_metrics
+from bursar.link.control_end import ControlEnd
+from bursar.secrets.embedded import EmbeddedStore
+from bursar.secrets.sealing import SealError
+from bursar.stores.audit_db import AuditDb
+from bursar.stores.audit_file import AuditFile
+from bursar.stores.catalogue import load as load_catalogue
+from bursar.stores.directory_db import DirectoryDb
+from bursar.stores.projection_view import LedgerView, ProjectionFault
+from bursar.stores.schema import SchemaFault
+
+_log = logging.getLogger("bursar.control")
+
+
+class Closes(Protocol):
+    def close(self) -> None: ...
+
+
+class Control:
+    """Everything of the control process, built once inside its running loop."""
+
+    def __init__(self, spec: NodeSpec, env: dict[str, str]) -> None:
+        self._spec, self._env = spec, env
+        self._folder = Path(spec.data)
+        self._clock, self._entropy = SystemClock(), SystemEntropy()
+        self._started_ns = self._clock.now()
+        self._emulated = False
+        self._build_secrets()
+        self._build_audit()
+        self._build_directory()
+        self._board = MetricsBoard()
+        self._ledger = LedgerView(self._folder / "journal", self._folder / "ledger.db", self._clock)
+        self._link = ControlEnd(self)
+        self._directory.subscribe(self._link.publish)
+
+    def _build_secrets(self) -> None:
+        database = self._folder / "secrets.db"
+        wrapper = choose_wrapper(self._spec.config, self._folder, database, self._env, self._entropy)
+        self._store = EmbeddedStore(database, [wrapper], self._clock, self._entropy)
+        random = self._entropy.token_bytes
+        pepper = self._store.internal("pepper", lambda: Secret(random(PEPPER_BYTES).hex()))
+        self._pepper = bytes.fromhex(pepper.reveal())
+        self._admin_token = self._store.internal("admin-token", lambda: mint(self._entropy, "admin")[1])
+        self._audit_seed = self._store.internal("audit-signing-key", lambda: Secret(random(32).hex()))
+
+    def _build_audit(self) -> None:
+        settings = self._spec.config.audit
+        self._trail = AuditDb(self._folder / "audit.db", timeout=settings.timeout)
+        self._sinks = [
+            AuditFile(self._folder / "audit.jsonl", timeout=settings.timeout),
+            *(AuditFile(Path(f.path), required=f.required, timeout=settings.timeout) for f in settings.files),
+        ]
+        self._checkpoints = AuditFile(self._folder / "audit-checkpoints.jsonl", timeout=settings.timeout)
+        self._audit = AuditLog(self._trail, self._sinks, self._checkpoints, Signer(self._audit_seed), self._clock)
+
+    def _build_directory(self) -> None:
+        self._directory_db = DirectoryDb(self._folder / "directory.db")
+        self._directory = Directory(self._directory_db, self._audit, self._clock)
+        providers = list(self._spec.config.providers)
+        self.owners, self.teams = Owners(self._directory), Teams(self._directory)
+        self.keys = Keys(self._directory, self._entropy, self._pepper)
+        self.budgets = Budgets(self._directory)
+        self.provider_keys = ProviderKeys(self._directory, self._store, self._audit, providers)
+        self.prices = Prices(self._directory, load_catalogue(), providers)
+        self._releases = Releases(self._store, self._audit, self._clock)
+
+    # ---- what a gateway may ask (bursar.link.control_end.Services)
+
+    def snapshot(self) -> Snapshot:
+        return self._directory.snapshot()
+
+    def pepper(self) -> bytes:
+        return self._pepper
+
+    async def release(self, node: str, secret_id: str, version: int) -> tuple[Secret, int]:
+        lease = await self._releases.release(secret_id, version, node, "lease")
+        return lease.value, lease.expires_at
+
+    async def count_uses(self, node: str, counts: list[tuple[str, int, int]]) -> None:
+        try:
+            await self._releases.count_uses(node, counts)
+        except AuditFailed as fault:
+            _log.error("uses of provider keys could not be recorded: %s", fault.message)
+
+    def count(self, node: str, delta: MetricsDelta) -> None:
+        del node
+        self._board.apply(delta)
+
+    async def happened(self, node: str, word: str, subject: str, facts: dict[str, str | int]) -> None:
+        try:
+            await self._audit.append(f"node:{node}", word, subject, facts)
+        except AuditFailed as fault:
+            _log.error("%s of %s could not be recorded: %s", word, subject, fault.message)
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Serve until told to stop."""
+        vigil = Vigil()
+        ready = await self._first_acts()
+        await self._link.start(self._folder / "run" / "link.sock")
+        follow = asyncio.create_task(self._ledger.follow(_log_projection_fault))
+        servers = [self._admin_server(), self._metrics_server()]
+        fds = [self._spec.admin_fds[0], self._spec.metrics_fds[0]]
+        serving = [
+            asyncio.create_task(server.serve([socket.socket(fileno=fd)]))
+            for server, fd in zip(servers, fds, strict=True)
+        ]
+        say_ready(self._spec.ready_fd, ready)
+        await vigil.stopped()
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*serving, return_exceptions=True)
+        follow.cancel()
+        await self._link.close()
+        await self._close()
+
+    async def _first_acts(self) -> Ready:
+        """Bring the directory in line with the store, keep the admin token readable, make the demo at first start."""
+        config = self._spec.config
+        _keep_admin_token(self._folder / "admin.token", self._admin_token)
+        await self.provider_keys.sync()
+        found = keys_in_environment(self._env, config.providers)
+        sealed = await seal_environment(self.provider_keys, found) if self._spec.seal_env else []
+        demo = await make_demo(self.owners, self.teams, self.keys, self.budgets)
+        entries = await self.provider_keys.all()
+        self._emulated = config.emulator == "auto" and only_emulator(entries)
+        if self._emulated:
+            await make_emulator_keys(self.provider_keys, config.providers)
+        return Ready(
+            name="control",
+            demo_key=demo.reveal() if demo is not None else "",
+            emulator=self._emulated,
+            sealed=sealed,
+            unsealed=[] if self._spec.seal_env else sorted(found),
+            flagged=len(await self.provider_keys.unowned()),
+        )
+
+    async def _close(self) -> None:
+        try:
+            await self._audit.close()
+        except AuditFailed as fault:
+            _log.error("the audit's end could not be written: %s", fault.message)
+        closing: list[Closes] = [*self._sinks, self._checkpoints, self._trail, self._ledger, self._store]
+        for opened in (*closing, self._directory_db):
+            opened.close()
+
+    def _admin_server(self) -> uvicorn.Server:
+        listen = self._spec.config.listen.admin
+        hosts = None if listen.host not in ("127.0.0.1", "::1", "localhost") else {*LOOPBACK_NAMES, *listen.hosts}
+        door = Door(self._admin_token, self._clock, hosts, tell=self._tell_of_guesses)
+        services = Services(
+            directory=self._directory,
+            owners=self.owners,
+            teams=self.teams,
+            keys=self.keys,
+            budgets=self.budgets,
+            provider_keys=self.provider_keys,
+            prices=self.prices,
+            usage=Usage(self._directory, self._ledger),
+            status=StatusBoard(self._directory, self._facts),
+            audit=AuditTail(self._trail),
+        )
+        return _server(build_admin(services, door, __version__))
+
+    def _metrics_server(self) -> uvicorn.Server:
+        return _server(build_metrics(self._board, self._processes))
+
+    async def _tell_of_guesses(self, failures: int, peer: str) -> None:
+        await self.happened(self._spec.node, "admin.guess", f"peer/{peer}", {"failures": failures})
+
+    def _facts(self) -> NodeFacts:
+        return NodeFacts(
+            version=__version__,
+            node=self._spec.node,
+            data=self._spec.data,
+            started_ns=self._started_ns,
+            gateways=[
+                GatewayFacts(node=s.node, pid=s.pid, connected=True, directory_version=s.version)
+                for s in self._link.sessions
+            ],
+            emulator=self._emulated,
+            warnings=[f"audit sink {name}: {why}" for name, why in self._audit.faults().items()],
+        )
+
+    def _processes(self) -> Mapping[str, int]:
+        gateways = {f"gateway-{s.node}": s.pid for s in self._link.sessions}
+        if len(gateways) == 1:
+            gateways = {"gateway": next(iter(gateways.values()))}
+        return {"control": os.getpid(), **gateways}
+
+
+def _server(application: object) -> uvicorn.Server:
+    config = uvicorn.Config(
+        application,  # type: ignore[arg-type]  # ASGI, as uvicorn takes it
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=2,
+        ws="none",
+    )
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # the vigil's task
+    return server
+
+
+def _keep_admin_token(path: Path, token: Secret) -> None:
+    """Recoverable by whoever owns the data folder, readable by nobody else."""
+    if path.exists() and path.read_text(encoding="ascii").strip() == token.reveal():
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(token.reveal() + "\n")
+
+
+def _log_projection_fault(fault: ProjectionFault) -> None:
+    _log.error("the ledger's projection stands still: %s", fault)
+
+
+async def _serve(spec: NodeSpec, env: dict[str, str]) -> None:
+    await Control(spec, env).run()
+
+
+def main() -> int:
+    spec = read_spec()
+    set_up_logs("control")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    try:
+        uvloop.run(_serve(spec, dict(os.environ)))
+    except (SealError, Refusal, SchemaFault) as fault:
+        hint = f"; {fault.hint}" if isinstance(fault, Refusal) and fault.hint else ""
+        say_ready(spec.ready_fd, Ready(name="control", problem=f"control: {fault}{hint}"))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

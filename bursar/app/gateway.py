@@ -1,0 +1,225 @@
+"""Composition root of the gateway process: the data port. No SQL, no key-encryption key, no web framework in here."""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from bursar.app.clock import SystemClock, SystemEntropy
+from bursar.app.logs import set_up_logs
+from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
+from bursar.app.tls import TlsFiles
+from bursar.app.upstreams import Upstreams, build_providers
+from bursar.app.vigil import Vigil
+from bursar.core.calls import DialectName
+from bursar.core.directory import Delta, Snapshot
+from bursar.core.errors import Refusal
+from bursar.core.ledger import LedgerEvent
+from bursar.core.tokens import digest
+from bursar.gateway.answer import refusal_body, refusal_headers
+from bursar.gateway.lease import Leases
+from bursar.gateway.node import Node
+from bursar.gateway.pipeline import Pipeline
+from bursar.link import messages as m
+from bursar.link.gateway_end import GatewayEnd
+from bursar.ports import Dialect
+from bursar.providers.anthropic import Anthropic
+from bursar.providers.openai import OpenAI
+from bursar.stores.catalogue import load as load_catalogue
+from bursar.stores.journal import Journal, JournalDamaged
+from bursar.wire.client import Client, ClientConfig
+from bursar.wire.server import Server, ServerConfig
+from bursar.wire.sse import EventSplitter
+
+_SHIP_SECONDS = 1.0  # metrics and events to control
+_USES_SECONDS = 5.0  # uses of provider keys to the audit: at most 10 s (S6)
+_log = logging.getLogger("bursar.gateway")
+
+
+class CannotServe(Exception):
+    """One clear line for the person who started it."""
+
+
+class Gateway:
+    """Everything of one gateway process, built once."""
+
+    def __init__(self, spec: NodeSpec) -> None:
+        settings = spec.config
+        self._spec = spec
+        self._pepper = b""
+        self._happened: list[m.Happened] = []
+        clock, folder = SystemClock(), Path(spec.data)
+        dialects: dict[DialectName, Dialect] = {"openai": OpenAI(), "anthropic": Anthropic()}
+        self._journal = Journal.open(folder / "journal", clock, settings.durability, on_event=self._ledger_event)
+        self._client = Client(_client_config())
+        self._link = GatewayEnd(
+            folder / "run" / "link.sock",
+            m.Hello(node=spec.node, pid=os.getpid()),
+            on_welcome=self._welcome,
+            on_delta=self._delta,
+            on_revoked=self._revoked,
+        )
+        self._leases = Leases(self._link, clock)
+        self.node = Node(
+            clock=clock,
+            boot=SystemEntropy().token_bytes(5).hex(),
+            dialects=dialects,
+            providers=build_providers(settings, dialects, spec.emulator_url),
+            prices=load_catalogue(),
+            money=self._journal,
+            leases=self._leases,
+            upstream=Upstreams(self._client),
+            splitter=EventSplitter,
+            digest=lambda text: digest(text, self._pepper),
+        )
+        self.node.most_top_keys = settings.metrics.top_keys
+        self.node.happenings = self._happen
+        self._server = Server(_server_config(spec), Pipeline(self.node).serve, _refuse_at_door)
+        self._tls = TlsFiles(settings.listen.data.tls)
+        self._reload: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Serve until told to stop, then drain: streams in flight finish, money is written, uses reach the audit."""
+        context = self._tls.context()
+        if context is None and self._tls.wanted:
+            raise CannotServe("the certificate of the data port cannot be used; see listen.data.tls")
+        link = asyncio.create_task(self._link.run())
+        vigil = Vigil(on_reload=self._reload_tls)
+        sockets = [socket.socket(fileno=fd) for fd in self._spec.data_fds]
+        await self._server.start(sockets, context)
+        await self._link.connected.wait()
+        _calm_the_collector()
+        say_ready(self._spec.ready_fd, Ready(name="gateway"))
+        ship = asyncio.create_task(self._ship_for_ever())
+        await vigil.stopped()
+        await self._server.drain(self._spec.config.drain)
+        ship.cancel()
+        self._ship(uses=True)
+        self._journal.close()
+        await asyncio.sleep(0.05)  # let the link's last frames leave
+        link.cancel()
+        await self._client.close()
+
+    # ---- what control says
+
+    def _welcome(self, snapshot: Snapshot, pepper: bytes) -> None:
+        self._pepper = pepper
+        self.node.tenants.replace(snapshot)
+        self._apply_prices()
+        self.node.ready = True
+
+    def _delta(self, delta: Delta) -> None:
+        if delta.version != self.node.tenants.version + 1:
+            self._link.reconnect()  # something was missed: ask for the whole directory again
+            return
+        self.node.tenants.change(delta)
+        for key in delta.provider_keys:
+            self._leases.forget(key.id)
+        if delta.prices or any(kind == "price" for kind, _ in delta.gone):
+            self._apply_prices()
+        self._link.send(m.Applied(version=delta.version))
+
+    def _revoked(self, secret_id: str, version: int) -> None:
+        self._leases.forget(secret_id, version)
+
+    def _apply_prices(self) -> None:
+        self.node.prices = self.node.prices.with_overrides(self.node.tenants.prices)
+
+    # ---- what control is told
+
+    async def _ship_for_ever(self) -> None:
+        beats = 0
+        while True:
+            await asyncio.sleep(_SHIP_SECONDS)
+            beats += 1
+            self._ship(uses=beats % int(_USES_SECONDS / _SHIP_SECONDS) == 0)
+
+    def _ship(self, *, uses: bool) -> None:
+        """Send what was counted; while control is away it stays here and is sent later."""
+        if not self._link.connected.is_set():
+            return
+        node = self.node
+        node.counters.gauges.update(
+            bursar_in_flight=node.in_flight,
+            bursar_connections=self._server.connections,
+            bursar_bytes_in_flight=self._server.bytes_in_flight,
+            bursar_open_holds=self._journal.open_holds,
+            bursar_directory_version=node.tenants.version,
+        )
+        self._link.send(m.Metrics(delta=node.counters.take()))
+        for happened in self._happened:
+            self._link.send(happened)
+        self._happened.clear()
+        if uses and (counts := self._leases.take_uses()):
+            self._link.send(m.Uses(counts=counts))
+
+    def _ledger_event(self, event: LedgerEvent) -> None:
+        facts = {name: value for name, value in msgspec.to_builtins(event).items() if isinstance(value, str | int)}
+        self._happen(f"ledger_{event.kind}", event.budget_id, facts)
+
+    def _happen(self, word: str, subject: str, facts: dict[str, str | int]) -> None:
+        _log.warning("%s %s", word, subject)
+        self._happened.append(m.Happened(word=word, subject=subject, facts=facts))
+
+    def _reload_tls(self) -> None:
+        context = self._tls.context()
+        if context is not None:
+            self._reload = asyncio.ensure_future(self._server.reload_tls(context))
+
+
+def _client_config() -> ClientConfig:
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or None
+    no_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    return ClientConfig(proxy=proxy, no_proxy=no_proxy, ca_file=os.environ.get("SSL_CERT_FILE") or None)
+
+
+def _server_config(spec: NodeSpec) -> ServerConfig:
+    wire = spec.config.wire
+    return ServerConfig(
+        head_timeout=wire.head_timeout,
+        body_timeout=wire.body_timeout,
+        min_body_rate=wire.min_body_rate,
+        idle_timeout=wire.idle_timeout,
+        max_body=wire.max_body,
+        max_connections=wire.max_connections,
+        max_bytes_in_flight=wire.max_bytes_in_flight,
+    )
+
+
+def _refuse_at_door(refusal: Refusal) -> tuple[int, list[tuple[str, str]], bytes]:
+    """A refusal made before any route is known: OpenAI's shape, which every client can show."""
+    return refusal.rule.status, refusal_headers(refusal, "openai", ""), refusal_body(refusal, "openai", "")
+
+
+def _calm_the_collector() -> None:
+    """What is built by now lives as long as the process: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def main() -> int:
+    spec = read_spec()
+    set_up_logs("gateway")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    try:
+        uvloop.run(_serve(spec))
+    except (JournalDamaged, CannotServe) as fault:
+        say_ready(spec.ready_fd, Ready(name="gateway", problem=f"gateway: {fault}"))
+        return 1
+    return 0
+
+
+async def _serve(spec: NodeSpec) -> None:
+    await Gateway(spec).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Stage 3: requests per second and minute and a concurrency lease, in one act; `leave` stands beside it.
+
+A call that a later stage refuses gets its requests back: being refused costs no rate.
+"""
+
+from bursar.core.errors import Refusal
+from bursar.core.limits import Limited
+from bursar.core.policy import resolve_user
+from bursar.gateway.flight import Flight
+from bursar.gateway.node import Node
+
+
+def admit(node: Node, flight: Flight) -> None:
+    """Raises Refusal(rate_limited | concurrency_limited | user_required)."""
+    plan = flight.plan
+    assert plan is not None
+    flight.user = resolve_user(plan, flight.exchange.headers)
+    bounds = plan.arrival_bounds(flight.user)
+    limited = node.rates.arrive(bounds.enforced, flight.started, flight.number)
+    flight.admitted = True
+    node.in_flight += 1
+    if limited is not None:
+        raise limit_refusal(limited)
+    if bounds.shadowed and (would := node.rates.arrive(bounds.shadowed, flight.started, -flight.number)) is not None:
+        note_shadow(node, flight, "limits", would.word)
+
+
+def leave(node: Node, flight: Flight) -> None:
+    """Give the lease back, whatever happened; requests too when nothing was dispatched. Safe for any flight."""
+    if not flight.admitted:
+        return
+    flight.admitted = False
+    node.in_flight -= 1
+    give_back = node.rates.release if flight.dispatched else node.rates.give_back
+    give_back(flight.number)
+    give_back(-flight.number)
+
+
+def limit_refusal(limited: Limited) -> Refusal:
+    """In words: which limit, how much it allows, when to come back."""
+    bound = limited.bound
+    unit = bound.unit.replace("_", " ")
+    if limited.word == "concurrency_limited":
+        message = f"The limit {bound.name!r} allows {bound.amount} calls in flight"
+    else:
+        message = f"The limit {bound.name!r} allows {bound.amount} {unit} per {bound.per_seconds} s"
+    facts: dict[str, str | int] = {"limit": bound.name, "unit": bound.unit, "amount": bound.amount}
+    return Refusal(limited.word, message, "Slow down, or ask the team's owner for more", limited.retry_after, facts)
+
+
+def note_shadow(node: Node, flight: Flight, control: str, word: str) -> None:
+    """What a control in shadow would have done."""
+    team = flight.plan.team_id if flight.plan is not None else ""
+    node.counters.add("bursar_shadow_total", (team, control, word))

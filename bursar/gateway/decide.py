@@ -1,0 +1,42 @@
+"""Stage 5: ask the policy, with the facts of the first way there is to serve the call."""
+
+from bursar.core.policy import KeyPlan, decide
+from bursar.core.prices import Price
+from bursar.gateway.admit import note_shadow
+from bursar.gateway.flight import Flight
+from bursar.gateway.node import Node, Option
+from bursar.gateway.price import find_options, free_price
+
+
+def apply_policy(node: Node, flight: Flight) -> list[Option]:
+    """The ways to serve the call, with `flight.allowed` set. Raises the policy's Refusal."""
+    plan, call = flight.plan, flight.call
+    assert plan is not None
+    assert call is not None
+    if plan.enforced.models and not plan.allows_model(call.model):
+        options: list[Option] = []  # the policy's word comes before whether anybody serves it
+        price = None
+    else:
+        options = find_options(node, flight)
+        price = price_of(node, plan, options[0])
+    allowed = decide(
+        plan, call, price, user=flight.user, tag_default=options[0].key.max_tokens_default if options else None
+    )
+    flight.allowed = allowed
+    flight.model = allowed.billed_as if price is not None else ""
+    for refusal in allowed.shadowed:
+        note_shadow(node, flight, "policy", refusal.word)
+    if allowed.max_tokens_applied is not None:
+        flight.headers += f"x-bursar-max-tokens-applied: {allowed.max_tokens_applied}\r\n"
+        if allowed.truncated:
+            flight.headers += "x-bursar-truncated: policy\r\n"
+    return options
+
+
+def price_of(node: Node, plan: KeyPlan, option: Option) -> Price | None:
+    """The price in force; for an unpriced model the provider's dearest, unless policy or a hard budget refuse it."""
+    now = node.clock.now()
+    found = node.prices.find(option.provider.name, option.priced_as, now)
+    if found is None and plan.unpriced == "assume_dearest":
+        found = node.prices.dearest(option.provider.name, now) or free_price(option)
+    return found

@@ -1,0 +1,57 @@
+"""Header lines in both directions, by allow-list: what is not named does not pass.
+
+The caller's credential never goes up, the provider's never comes down, and the provider's rate limits are replaced by
+Bursar's own.
+"""
+
+from bursar.core.calls import Call, Edits
+from bursar.core.secret import Secret
+from bursar.gateway.answer import header_lines, id_fields
+from bursar.gateway.flight import Flight
+from bursar.gateway.node import Option, Provider
+from bursar.ports import UpstreamResponse
+
+
+def edits_for(option: Option, call: Call, edits: Edits) -> Edits:
+    """The policy's edits, fitted to one provider: its name for the model, its quirks. Changes `edits` in place."""
+    quirks = option.provider.quirks
+    edits.model = option.upstream_model if option.upstream_model != call.model else None
+    edits.include_usage = call.stream and call.dialect == "openai" and "no_stream_options" not in quirks
+    if quirks:
+        field = _wanted_field(option)
+        if field and (edits.max_tokens is not None or call.max_tokens_field not in ("", field)):
+            edits.max_tokens = call.max_tokens if edits.max_tokens is None else edits.max_tokens
+            edits.max_tokens_field = field
+    return edits
+
+
+def _wanted_field(option: Option) -> str:
+    if "max_tokens_only" in option.provider.quirks:
+        return "max_tokens"
+    return "max_completion_tokens" if "max_completion_tokens_only" in option.provider.quirks else ""
+
+
+def upstream_headers(provider: Provider, caller: dict[str, str], value: Secret) -> bytes:
+    """The lines to send up. The one place of the data path where a provider key is opened."""
+    facts = provider.dialect.upstream
+    allowed = facts.request_headers
+    lines = [f"{name}: {text}\r\n" for name, text in caller.items() if name in allowed]
+    lines += [f"{name}: {text}\r\n" for name, text in facts.required_headers if name not in caller]
+    lines += [f"{name}: {text}\r\n" for name, text in provider.headers]
+    if provider.auth == "bearer":
+        lines.append(f"authorization: Bearer {value.reveal()}\r\n")
+    elif provider.auth != "none":
+        lines.append(f"{provider.auth}: {value.reveal()}\r\n")
+    return "".join(lines).encode("latin-1")
+
+
+def answer_headers(flight: Flight, provider: Provider, response: UpstreamResponse) -> bytes:
+    """The lines to send down: the provider's that may pass, our id, what policy did, how the limits stand."""
+    allowed = provider.dialect.upstream.response_headers
+    ours = flight.headers + flight.limit_lines + header_lines(id_fields(flight.dialect, flight.request_id))
+    passed = [
+        f"{name}: {text}\r\n"
+        for name, text in response.headers.items()
+        if name in allowed and name not in ("request-id", "x-request-id")
+    ]
+    return ("".join(passed) + ours).encode("latin-1")

@@ -1,0 +1,150 @@
+"""Stage 8: tokens per minute and all budgets, in one act; durable before anything is dispatched.
+
+Nothing awaits between looking and acting: the tokens are taken, then the money, and given back together if the money
+is refused. The key is looked at again: a body may have taken its time, and a switched-off key must not spend.
+"""
+
+import msgspec
+
+from bursar.core.calls import Ceiling, Usage
+from bursar.core.ceiling import shrunk_ceiling
+from bursar.core.ledger import HoldRequest
+from bursar.core.limits import Limited, Reservation
+from bursar.core.prices import worst_output_rate
+from bursar.gateway.admit import limit_refusal, note_shadow
+from bursar.gateway.answer import LimitView, limit_headers
+from bursar.gateway.flight import Flight
+from bursar.gateway.node import Node
+from bursar.gateway.price import Priced
+from bursar.gateway.settle import Attempt
+
+_LEAST_OUTPUT = 16  # a hold is not shrunk to an answer that says nothing
+
+
+async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> Attempt:
+    """Reserve tokens and money for one dispatch. Raises Refusal, and then nothing is taken."""
+    plan, allowed = flight.plan, flight.allowed
+    assert plan is not None
+    assert allowed is not None
+    plan = node.tenants.current(plan)
+    plan.check_alive(node.clock.now())
+    top = _affordable(node, flight, priced) if plan.shrink_to_budget and allowed.strict else priced.ceiling
+    reservation = _reserve(node, flight, top)
+    try:
+        held = await node.money.hold(_request(node, flight, priced, top, number))
+    except BaseException:
+        node.rates.settle(reservation, 0, 0, node.clock.monotonic())
+        raise
+    for budget in held.shadow:
+        note_shadow(node, flight, "budgets", budget)
+    return Attempt(
+        provider=priced.option.provider,
+        price=priced.price,
+        secret_id=priced.option.key.id,
+        ceiling=top,
+        hard=allowed.strict,
+        held=held,
+        reservation=reservation,
+    )
+
+
+def _reserve(node: Node, flight: Flight, top: Ceiling) -> Reservation:
+    """Take the expected tokens of every token limit. Raises Refusal(rate_limited | concurrency_limited)."""
+    plan, allowed = flight.plan, flight.allowed
+    assert plan is not None
+    assert allowed is not None
+    bounds = plan.call_bounds(allowed.billed_as, flight.user)
+    now = node.clock.monotonic()
+    tokens = top.expected_input, top.expected_output
+    taken = node.rates.reserve(bounds.enforced, *tokens, now, flight.number)
+    if isinstance(taken, Limited):
+        flight.limit_lines = _limit_lines(node, flight, now)
+        raise limit_refusal(taken)
+    if bounds.shadowed:
+        would = node.rates.reserve(bounds.shadowed, *tokens, now, -flight.number)
+        if isinstance(would, Limited):
+            note_shadow(node, flight, "limits", would.word)
+    flight.limit_lines = _limit_lines(node, flight, now)
+    return taken
+
+
+def _limit_lines(node: Node, flight: Flight, now: float) -> str:
+    """The tightest limit of each unit, for the answer's headers."""
+    plan, allowed = flight.plan, flight.allowed
+    assert plan is not None
+    assert allowed is not None
+    tightest: dict[str, LimitView] = {}
+    bounds = plan.arrival_bounds(flight.user).enforced + plan.call_bounds(allowed.billed_as, flight.user).enforced
+    for bound in bounds:
+        if bound.unit == "concurrency":
+            continue
+        limit, remaining, reset = node.rates.view(bound, now)
+        name = bound.unit.replace("_", "-")
+        known = tightest.get(name)
+        if known is None or remaining < known.remaining:
+            tightest[name] = LimitView(name, limit, remaining, reset, bound.per_seconds)
+    return limit_headers(flight.dialect, list(tightest.values()), node.clock.now())
+
+
+def _request(node: Node, flight: Flight, priced: Priced, top: Ceiling, number: int) -> HoldRequest:
+    plan, allowed = flight.plan, flight.allowed
+    assert plan is not None
+    assert allowed is not None
+    return HoldRequest(
+        request_id=flight.request_id,
+        attempt=number,
+        key_id=plan.key_id,
+        team_id=plan.team_id,
+        owner_id=plan.owner_id,
+        user=flight.user,
+        provider=priced.option.provider.name,
+        model=priced.price.model,
+        secret_id=priced.option.key.id,
+        price_id=priced.price.id,
+        price_digest=priced.price.digest,
+        directory_version=node.tenants.version,
+        ceiling_pico=top.pico,
+        expected_pico=top.expected_pico,
+        input_ceiling=top.input_tokens,
+        output_ceiling=top.output_tokens,
+        budgets=allowed.budgets,
+    )
+
+
+def _affordable(node: Node, flight: Flight, priced: Priced) -> Ceiling:
+    """The ceiling with max_tokens lowered to what the tightest hard budget still has room for; told to the caller."""
+    call, allowed, top = flight.call, flight.allowed, priced.ceiling
+    assert call is not None
+    assert allowed is not None
+    room = node.money.room(allowed.budgets)
+    if room is None or top.pico <= room:
+        return top
+    rate = worst_output_rate(priced.price, call, top.input_tokens) * call.n
+    fits = allowed.output_cap - -(-(top.pico - room) // rate) if rate else 0
+    if fits < max(_LEAST_OUTPUT, priced.price.reasoning_floor, call.thinking_budget + 1 if call.thinking_budget else 0):
+        return top  # too little to be of use: let the budget refuse in its own words
+    lowered = (allowed.output_cap - fits) * rate
+    allowed.output_cap = allowed.max_tokens_applied = allowed.edits.max_tokens = fits
+    allowed.edits.max_tokens_field = call.max_tokens_field or priced.price.max_tokens_field
+    flight.headers += f"x-bursar-max-tokens-applied: {fits}\r\nx-bursar-truncated: budget\r\n"
+    return msgspec.structs.replace(
+        top,
+        pico=top.pico - lowered,
+        output_tokens=fits * call.n,
+        expected_output=min(top.expected_output, fits * call.n),
+        expected_pico=min(top.expected_pico, top.pico - lowered),
+    )
+
+
+def shrink(node: Node, flight: Flight, attempt: Attempt, input_usage: Usage | None) -> None:
+    """The provider has told the input side: the hold need not cover the worst input any more."""
+    call, allowed = flight.call, flight.allowed
+    if input_usage is None or not attempt.hard or call is None or allowed is None:
+        return
+    try:
+        pico = shrunk_ceiling(attempt.price, call, input_usage, allowed.output_cap, allowed.edits.tool_uses_cap)
+    except ValueError:
+        return  # contradictory counts: keep the hold as it is
+    if pico < attempt.ceiling.pico:
+        node.money.shrink(attempt.held.hold_id, pico)
+        attempt.ceiling = msgspec.structs.replace(attempt.ceiling, pico=pico)

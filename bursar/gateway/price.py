@@ -1,0 +1,134 @@
+"""Stage 7: which ways there are to serve the call, what each can cost at most and what is expected.
+
+Ways are looked up once per (team, dialect, model, purpose) and directory version: the hot path finds them in a dict.
+"""
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from bursar.core.calls import Call, Ceiling
+from bursar.core.ceiling import ceiling
+from bursar.core.errors import Refusal
+from bursar.core.prices import Band, Price
+from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts, rank_keys, usable_keys
+from bursar.gateway.flight import Flight
+from bursar.gateway.node import Node, Option, Provider
+
+
+class Priced(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    option: Option
+    price: Price
+    ceiling: Ceiling
+
+
+def find_options(node: Node, flight: Flight) -> list[Option]:
+    """Every way to serve the call, best first. Raises Refusal(model_not_found | no_provider_key)."""
+    call, plan = flight.call, flight.plan
+    assert call is not None
+    assert plan is not None
+    name = (plan.team_id, call.dialect, call.model, call.purpose)
+    found = node.options.find(name, node.tenants.version)
+    if found is None:
+        found = list(_options(node, call, plan.team_id))
+        if found:
+            node.options.keep(name, found)
+        else:
+            raise _nobody(node, call)
+    return found
+
+
+def _options(node: Node, call: Call, team_id: str) -> Iterator[Option]:
+    keys = usable_keys(node.tenants.provider_keys.values())
+    for provider in node.providers:
+        if provider.dialect.name != call.dialect:
+            continue
+        model, priced_as = served(provider, call.model)
+        if not model:
+            continue
+        for key in rank_keys(keys, provider.name, priced_as, team_id, call.purpose):
+            emulated = address_parts(key.address)[3] == EMULATOR_ENVIRONMENT
+            reached = provider.twin if emulated else provider
+            if reached is not None:
+                yield Option(provider=reached, key=key, upstream_model=model, priced_as=priced_as)
+
+
+def served(provider: Provider, asked: str) -> tuple[str, str]:
+    """The upstream's own name for a model and the one it is priced by; ("", "") when the provider does not serve it.
+
+    `provider/model` names the provider explicitly.
+    """
+    prefix, _, rest = asked.partition("/")
+    model = rest if rest and prefix == provider.name else asked
+    if model in provider.deployments:
+        return model, provider.deployments[model]
+    if any(fnmatchcase(model, pattern) for pattern in provider.models):
+        return model, model
+    return "", ""
+
+
+def _nobody(node: Node, call: Call) -> Refusal:
+    if any(served(p, call.model)[0] for p in node.providers if p.dialect.name == call.dialect):
+        return Refusal(
+            "no_provider_key",
+            f"No provider key may be used for the model {call.model[:100]!r} by this team",
+            "Whoever runs this broker can store or tag one: `bursar secrets put`, `bursar secrets tag`",
+        )
+    return Refusal("model_not_found", f"No provider serves the model {call.model[:100]!r} here", "See GET /v1/models")
+
+
+def price(node: Node, flight: Flight, options: list[Option]) -> list[Priced]:
+    """The ways with their ceilings. Raises Refusal(unbounded_request) when a hard budget applies and none is finite."""
+    call, allowed = flight.call, flight.allowed
+    assert call is not None
+    assert allowed is not None
+    now = node.clock.now()
+    priced: list[Priced] = []
+    for option in options:
+        found = allowed.price if option is options[0] else node.prices.find(option.provider.name, option.priced_as, now)
+        if found is None:
+            if allowed.strict:
+                continue
+            found = node.prices.dearest(option.provider.name, now) or free_price(option)
+        top = ceiling(
+            call,
+            found,
+            allowed.output_cap,
+            node.estimate,
+            allowed.strict,
+            allow_unknown=allowed.allow_unknown,
+            tool_cap=allowed.edits.tool_uses_cap,
+        )
+        priced.append(Priced(option=option, price=found, ceiling=top))
+    return priced
+
+
+def free_price(option: Option) -> Price:
+    """For a provider of whose models none has a price (a local server, say) and whom no hard budget minds: nothing.
+
+    Its id says so in every ledger row.
+    """
+    nothing = Band(
+        above=0,
+        input=0,
+        output=0,
+        cache_read=0,
+        cache_write_5m=0,
+        cache_write_1h=0,
+        reasoning=0,
+        audio_input=0,
+        audio_output=0,
+        image_input=0,
+        cached_media=0,
+    )
+    model = option.priced_as
+    return Price(
+        id=f"{option.provider.name}/{model}@unpriced",
+        digest="",
+        source="no price is known",
+        provider=option.provider.name,
+        model=model,
+        bands=(nothing,),
+        worst={"": (nothing,), "*": (nothing,)},
+    )

@@ -1,0 +1,134 @@
+"""The directory as this gateway serves by it: keys found by digest, each with its plan compiled ahead.
+
+Applied as versioned deltas, not swapped whole: a change costs what it touches, not the size of the directory.
+"""
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from bursar.core.directory import BudgetDef, Delta, Owner, PriceOverride, ProviderKey, Snapshot, Team, VirtualKey
+from bursar.core.errors import Refusal
+from bursar.core.policy import BudgetIndex, KeyPlan, compile_policy
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """One accepted secret of a key, and what the key may do."""
+
+    plan: KeyPlan
+    expires_at: int | None  # ns: the end of an overlap rotation
+
+
+class Tenants:
+    """`define` is the money store's: budget definitions are ledger entries, made before any hold names them."""
+
+    def __init__(self, define: Callable[[BudgetDef], None]) -> None:
+        self._define = define
+        self.version = 0
+        self.owners: dict[str, Owner] = {}
+        self.teams: dict[str, Team] = {}
+        self.keys: dict[str, VirtualKey] = {}
+        self.budgets: dict[str, BudgetDef] = {}
+        self.provider_keys: dict[str, ProviderKey] = {}
+        self.by_digest: dict[bytes, Credential] = {}
+        self._prices: dict[tuple[str, str, int], PriceOverride] = {}
+        self._plans: dict[str, KeyPlan] = {}  # by key id
+        self._keys_of_team: dict[str, set[str]] = {}
+
+    @property
+    def prices(self) -> list[PriceOverride]:
+        """Overrides in the order in which they hold."""
+        return sorted(self._prices.values(), key=lambda price: price.from_ns)
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """Take a whole directory; what is not in it is gone. Budgets that are gone are defined as deleted."""
+        known = {budget.id for budget in snapshot.budgets}
+        dropped = [b for b in self.budgets.values() if b.id not in known and not b.deleted]
+        for table in (self.owners, self.teams, self.keys, self.budgets, self.provider_keys, self._prices):
+            table.clear()
+        self.by_digest.clear()
+        self._plans.clear()
+        self._keys_of_team.clear()
+        for budget in dropped:
+            self._define(msgspec.structs.replace(budget, deleted=True, version=budget.version + 1))
+        self._take(snapshot)
+        self.version = snapshot.version
+        self._compile(self.keys)
+
+    def change(self, delta: Delta) -> None:
+        """Apply the next version. The caller has checked that none was missed."""
+        touched = self._touched(delta)
+        for kind, entity_id in delta.gone:
+            self._remove(kind, entity_id)
+        self._take(delta)
+        self.version = delta.version
+        self._compile(touched | self._touched(delta))
+
+    def current(self, plan: KeyPlan) -> KeyPlan:
+        """The key's plan as it is by now. Raises Refusal(key_disabled) when the key is gone."""
+        found = self._plans.get(plan.key_id)
+        if found is None:
+            raise Refusal("key_disabled", "The key was removed", "Ask the team's owner for another")
+        return found
+
+    def _take(self, news: Snapshot | Delta) -> None:
+        for owner in news.owners:
+            self.owners[owner.id] = owner
+        for team in news.teams:
+            self.teams[team.id] = team
+        for budget in news.budgets:
+            self._define(budget)
+            self.budgets[budget.id] = budget
+        for key in news.keys:
+            self._remove("key", key.id)
+            self.keys[key.id] = key
+            self._keys_of_team.setdefault(key.team_id, set()).add(key.id)
+        for provider_key in news.provider_keys:
+            self.provider_keys[provider_key.id] = provider_key
+        for price in news.prices:
+            self._prices[price.provider, price.model, price.from_ns] = price
+
+    def _remove(self, kind: str, entity_id: str) -> None:
+        if kind == "key" and (key := self.keys.pop(entity_id, None)) is not None:
+            self._keys_of_team.get(key.team_id, set()).discard(entity_id)
+            self._forget_plan(key)
+        elif kind == "price":
+            self._prices = {n: p for n, p in self._prices.items() if f"{p.provider}/{p.model}@{p.from_ns}" != entity_id}
+        else:
+            tables = {"team": self.teams, "owner": self.owners, "provider_key": self.provider_keys}
+            tables.get(kind, {}).pop(entity_id, None)  # type: ignore[attr-defined]  # dicts of different values
+
+    def _touched(self, delta: Delta) -> set[str]:
+        """Ids of the keys whose plan a delta can change, as the tables stand now."""
+        if any(b.subject_kind in ("tag", "model", "user", "node", "provider_key") for b in delta.budgets):
+            return set(self.keys)
+        teams = {team.id for team in delta.teams}
+        owners = {owner.id for owner in delta.owners}
+        keys = {key.id for key in delta.keys}
+        for budget in delta.budgets:
+            {"team": teams, "owner": owners, "key": keys}.get(budget.subject_kind, set()).add(budget.subject)
+        teams |= {team.id for team in self.teams.values() if team.owner_id in owners}
+        for team_id in teams:
+            keys |= self._keys_of_team.get(team_id, set())
+        return keys
+
+    def _compile(self, key_ids: Iterable[str]) -> None:
+        """Plans of these keys anew. A key without its team or owner is not served: nobody would pay."""
+        index = BudgetIndex(self.budgets.values())
+        for key_id in key_ids:
+            key = self.keys.get(key_id)
+            if key is None:
+                continue
+            team = self.teams.get(key.team_id)
+            owner = self.owners.get(team.owner_id) if team is not None else None
+            if team is None or owner is None:
+                self._forget_plan(key)
+                continue
+            plan = self._plans[key_id] = compile_policy(key, team, owner, index)
+            for secret in key.secrets:
+                self.by_digest[secret.digest] = Credential(plan, secret.expires_at)
+
+    def _forget_plan(self, key: VirtualKey) -> None:
+        self._plans.pop(key.id, None)
+        for secret in key.secrets:
+            self.by_digest.pop(secret.digest, None)
