@@ -1,30 +1,16 @@
 """What was used and what it cost, from the ledger's projection; and where each budget stands."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
 from bursar.control.directory import Directory
 from bursar.core.directory import Owner, Team, VirtualKey
 from bursar.core.errors import Refusal
-from bursar.core.ledger_records import Balance
+from bursar.core.ledger_records import Balance, UsageBy, UsageRow
 from bursar.core.units import NS_PER_S
 
-UsageBy = Literal["key", "team", "owner", "user", "provider", "model", "day"]
 DEFAULT_SPAN_NS = 30 * 86_400 * NS_PER_S
-
-
-class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over the settled attempts of one group. Amounts are pico-USD."""
-
-    group: str  # the key's id, the model's name, "2026-11-23", ...
-    attempts: int
-    input_tokens: int
-    output_tokens: int
-    cached_tokens: int
-    cost_pico: int
-    overage_pico: int = 0
-    inexact: int = 0  # attempts settled without the provider's own usage
 
 
 class LedgerReader(Protocol):

@@ -325,7 +325,8 @@ async def usage_report(call: AdminCall) -> object:
     report = await usage.report(query.by, query.since, query.until, query.limit + 1, query.after)
     rows = report.rows[: query.limit]
     lines = [views.usage_line(row, usage.name_of(report.by, row.group)) for row in rows]
-    following = rows[-1].group if len(report.rows) > len(rows) else None
+    more = len(report.rows) > len(rows)
+    following = (rows[-1].group or "\0") if more else None  # the group without a name sorts first
     span = {"since": shapes.instant(report.since_ns), "until": shapes.instant(report.until_ns), "by": report.by}
     return {**span, **_items(lines, following)}
 

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bursar.control.usage import UsageBy
 from bursar.core.directory import (
     Mode,
     Policy,
     SubjectKind,
     WindowDef,
 )
+from bursar.core.ledger_records import UsageBy
 from bursar.core.units import NS_PER_S, usd_to_pico
 
 _MILLION = 10**6

@@ -7,9 +7,8 @@ import msgspec
 
 from bursar.control.prices import PriceLine
 from bursar.control.status import Status
-from bursar.control.usage import UsageRow
 from bursar.core.directory import BudgetDef, Owner, Policy, PriceOverride, Team, VirtualKey
-from bursar.core.ledger_records import Balance
+from bursar.core.ledger_records import Balance, UsageRow
 from bursar.core.provider_keys import SecretEntry
 from bursar.core.tariff import Band
 from bursar.core.units import pico_to_usd
