@@ -97,7 +97,7 @@ def budget(limit: int = 100, name: str = "b", **changes) -> BudgetDef:
     return BudgetDef(id=name, version=version, subject_kind="team", subject="t", limit_pico=limit, **changes)
 
 
-# ---- refusal words -----------------------------------------------------------------------------------------------------
+# ---- refusal words ---------------------------------------------------------------------------------------------------
 
 
 def test_what_fits_to_the_last_pico_is_held():
@@ -155,7 +155,7 @@ def test_a_budget_cannot_be_asked_twice():
         Desk(budget()).hold(1, "b", "b")
 
 
-# ---- the life of a hold ------------------------------------------------------------------------------------------------
+# ---- the life of a hold ----------------------------------------------------------------------------------------------
 
 
 def test_a_hold_ends_once():
@@ -282,7 +282,7 @@ def test_thresholds_are_told_once_each():
     assert [event.percent for event in desk.ledger.events][3:] == [80]  # the highest that was passed
 
 
-# ---- windows -----------------------------------------------------------------------------------------------------------
+# ---- windows ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_hold_belongs_to_the_window_that_admitted_it():
@@ -365,7 +365,7 @@ def test_room_is_what_the_tightest_hard_budget_has_left():
     assert desk.ledger.room(("b", "key")) == 0
 
 
-# ---- values ------------------------------------------------------------------------------------------------------------
+# ---- values ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_unchanged_definition_makes_no_record():
