@@ -55,12 +55,13 @@ def _opening(method: str, target: str, authority: str) -> bytes:
 class _Stock:
     """The connections to one origin."""
 
-    __slots__ = ("idle", "open", "proxy")
+    __slots__ = ("authority", "idle", "open", "proxy")
 
-    def __init__(self, proxy: Proxy | None) -> None:
+    def __init__(self, authority: str, proxy: Proxy | None) -> None:
+        self.authority = authority
         self.idle: list[Link] = []  # the latest used last
         self.open = 0  # all of them, also those being made
-        self.proxy = proxy
+        self.proxy = proxy  # that is asked with the target in absolute form
 
 
 class Client:
@@ -96,7 +97,7 @@ class Client:
         """
         total = self.monotonic() + timeouts.total
         stock = self._stocks.get(origin) or self._stock(origin)
-        data = _compose(origin, stock.proxy, method, target, headers, body)
+        data = _compose(stock, method, target, headers, body)
         link = self._idle_link(stock) or await self._connect(origin, stock, min(timeouts.connect, timeouts.total))
         response = Response(link, method, timeouts, total)
         link.transport.write(data)
@@ -119,7 +120,7 @@ class Client:
 
     def _stock(self, origin: Origin) -> _Stock:
         proxy = self._dialer.proxy_of(origin)
-        stock = _Stock(proxy if origin.scheme == "http" else None)
+        stock = _Stock(origin.authority, proxy if origin.scheme == "http" else None)
         self._stocks[origin] = stock
         if self._sweeper is None:
             self._turn()
@@ -127,6 +128,10 @@ class Client:
 
     def _turn(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(_TICK, self._turn)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Act on the deadlines that have passed. Happens by itself every half second."""
         self.wheel.sweep(self.monotonic())
 
     def _idle_link(self, stock: _Stock) -> Link | None:
@@ -176,8 +181,7 @@ class Client:
 
 
 def _compose(
-    origin: Origin,
-    proxy: Proxy | None,
+    stock: _Stock,
     method: str,
     target: str,
     headers: Sequence[tuple[str, str]] | bytes,
@@ -190,11 +194,11 @@ def _compose(
         raise ValueError("a header field that the client sets itself")
     else:
         block = header_block(headers)
-    if proxy is not None:
-        target = f"http://{origin.authority}{target}"
-        if proxy.credentials:
-            block += header_block([("proxy-authorization", proxy.credentials)])
-    opening = _opening(method, target, origin.authority)
+    if stock.proxy is not None:
+        target = f"http://{stock.authority}{target}"
+        if stock.proxy.credentials:
+            block += header_block([("proxy-authorization", stock.proxy.credentials)])
+    opening = _opening(method, target, stock.authority)
     if not body and method in _BODILESS:
         return b"%b%b\r\n" % (opening, block)
     if len(body) > _JOIN_UP_TO:

@@ -95,7 +95,7 @@ class Connection(Line):
 
     def pause_writing(self) -> None:
         self._write_paused = True
-        self._mark = self._transport.get_write_buffer_size()
+        self._mark = self._untaken()
         self._arm(self._door.config.write_stall_timeout)
         if self._exchange is not None and self._exchange.on_flow is not None:
             self._exchange.on_flow(True)
@@ -237,7 +237,7 @@ class Connection(Line):
     async def _answer(self, exchange: Exchange) -> None:
         if exchange.gone:
             return
-        refusal = Refusal("internal_error", "The request was not answered")
+        refusal: Refusal | None = None
         try:
             await self._door.handler(exchange)
         except Refusal as decision:
@@ -254,6 +254,7 @@ class Connection(Line):
         if exchange.started:
             exchange.abort()
         else:
+            refusal = refusal or Refusal("internal_error", "The request was not answered")
             exchange.respond(*self._door.render(refusal))
 
     def _conclude(self, exchange: Exchange) -> None:

@@ -86,6 +86,10 @@ class Door:
 
     def _turn(self) -> None:
         self._sweeper = self.loop.call_later(_TICK, self._turn)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Act on the deadlines that have passed. Happens by itself every half second."""
         self.wheel.sweep(self.monotonic())
 
     def has_room(self, size: int) -> bool:

@@ -1,8 +1,12 @@
 """One client's transport: flow, deadlines and the ways it ends. Knows nothing of requests."""
 
 import asyncio
+import contextlib
+import fcntl
 import socket
 import struct
+import termios
+from array import array
 
 from bursar.wire.door import Door
 from bursar.wire.wheel import NEVER
@@ -56,13 +60,15 @@ class Line(asyncio.Protocol):
     def _linger(self) -> None:
         """Close, but listen for a moment: closing over unread bytes resets the connection and loses the answer."""
         self._end_within(_LINGER_SECONDS)
+        self._go_on_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._go_on_reading()
+        else:  # TLS: its shutdown reads on by itself until the peer agrees
+            self._transport.close()
 
     def _end_within(self, seconds: float) -> None:
         self._closing = True
-        self._mark = self._transport.get_write_buffer_size()
+        self._mark = self._untaken()
         self._arm(seconds)
 
     def _overhear(self, data: bytes) -> None:
@@ -73,11 +79,21 @@ class Line(asyncio.Protocol):
 
     def _is_stuck(self, now: float) -> bool:
         """The write deadline has passed: did the client take too little to be given another span?"""
-        unwritten = self._transport.get_write_buffer_size()
-        if not unwritten or not self._goes_on(self._mark - unwritten, self._door.config.write_stall_timeout, now):
+        untaken = self._untaken()
+        if not untaken or not self._goes_on(self._mark - untaken, self._door.config.write_stall_timeout, now):
             return True
-        self._mark = unwritten
+        self._mark = untaken
         return False
+
+    def _untaken(self) -> int:
+        """Bytes written that the client's machine has not taken yet, here and in the kernel.
+
+        The kernel refills by the megabyte: without its share, a slow but steady reader would look stuck.
+        """
+        queued = array("i", [0])
+        with contextlib.suppress(OSError, ValueError):  # the socket is closed already
+            fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+        return self._transport.get_write_buffer_size() + queued[0]
 
     def _goes_on(self, moved: int, span: float, now: float) -> bool:
         """Was enough moved in the span that has passed to be given another?"""

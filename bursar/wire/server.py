@@ -47,6 +47,10 @@ class Server:
         """Refusals of the door by word: those no handler has seen. Grows only."""
         return self._door.refused
 
+    def sweep(self) -> None:
+        """Act on the deadlines that have passed. Happens by itself every half second."""
+        self._door.sweep()
+
     async def start(self, sockets: list[socket.socket], ssl_context: ssl.SSLContext | None = None) -> None:
         """Serve on bound sockets; they are the server's from now on."""
         self._sockets = sockets
