@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from bursar.core.strict import shown
 from bursar.core.units import parse_duration
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -31,7 +32,7 @@ def parse_span(raw: object) -> float:
     try:
         return float(parse_duration(text))
     except ValueError:
-        raise ValueError(f"not a span of time: `{text[:24]}` (write 250ms, 30s, 1h30m)") from None
+        raise ValueError(f"not a span of time: {shown(raw)} (write 250ms, 30s, 1h30m)") from None
 
 
 def parse_size(raw: object) -> int:
@@ -39,7 +40,7 @@ def parse_size(raw: object) -> int:
     text = str(raw).strip()
     match = _SIZE.fullmatch(text) if not isinstance(raw, bool) else None
     if not match:
-        raise ValueError(f"not a size: `{text[:24]}` (write 64kB, 32MiB or a number of bytes)")
+        raise ValueError(f"not a size: {shown(raw)} (write 64kB, 32MiB or a number of bytes)")
     return int(match[1]) * _SIZES[match[2] or ""]
 
 

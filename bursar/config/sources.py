@@ -7,6 +7,7 @@ top-level field, because Kubernetes sets ``BURSAR_PORT_4000_TCP`` and the like b
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,12 @@ RESERVED_ENV = frozenset(
 """Names with our prefix that are not fields of the tree."""
 
 _MAX_DEPTH = 12
+_PLAIN_SCALARS = {
+    "tag:yaml.org,2002:null": re.compile(r"~|null|Null|NULL|"),
+    "tag:yaml.org,2002:bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?[0-9_]+"),
+    "tag:yaml.org,2002:float": re.compile(r"[-+]?[0-9_]*\.?[0-9_]+([eE][-+]?[0-9]+)?"),
+}
 
 
 class Source(msgspec.Struct):
@@ -84,6 +91,14 @@ class _Builder:
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(node.value)]
+        return self._scalar(node)
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        """As YAML 1.2 reads it: `off` and `no` are texts and 1:30 is no number, whatever YAML 1.1 says."""
+        text = str(node.value)
+        wanted = _PLAIN_SCALARS.get(node.tag)
+        if wanted is None or not wanted.fullmatch(text):
+            return text
         return self._scalars.construct_object(node)
 
     def _mapping(self, node: yaml.MappingNode, path: str, depth: int) -> dict[Any, Any]:

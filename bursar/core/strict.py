@@ -141,7 +141,7 @@ class _Reader:
     def literal(self, kind: inspect.LiteralType, data: object, path: str) -> Any:
         if data in kind.values:
             return str(data) if isinstance(data, str) else data
-        return self.fault(path, "bad_value", f"{_shown(data)} is not one of its values", _choices(data, kind.values))
+        return self.fault(path, "bad_value", f"{shown(data)} is not one of its values", _choices(data, kind.values))
 
     def metadata(self, kind: inspect.Metadata, data: object, path: str) -> Any:
         """`Annotated[X, Meta(extra={"parse": f})]`: `f` reads the text form, raising ValueError for the operator."""
@@ -162,7 +162,7 @@ class _Reader:
         except msgspec.ValidationError:
             return self.fault(path, "wrong_kind", f"expected {_NAMES[target]}, got {_kind_name(data)}")
         if problem := _out_of_bounds(kind, value):
-            return self.fault(path, "bad_value", f"{_shown(data)} {problem}")
+            return self.fault(path, "bad_value", f"{shown(data)} {problem}")
         return value
 
 
@@ -208,10 +208,10 @@ def _kind_name(data: object) -> str:
         return "a mapping"
     if isinstance(data, list | tuple):
         return "a list"
-    return _shown(data)
+    return shown(data)
 
 
-def _shown(data: object) -> str:
+def shown(data: object) -> str:
     """A value as the operator wrote it, cut short: a pasted key must not come back whole."""
     text = str(data)
     return f"`{text}`" if len(text) <= 24 else f"`{text[:8]}…`"
