@@ -129,19 +129,6 @@ def _tool_uses(call: Call, price: Price, tool_cap: int | None) -> tuple[int, int
     return uses, fees
 
 
-def affordable_output(held: Ceiling, price: Price, call: Call, room: int) -> int:
-    """The largest output cap per choice whose ceiling fits `room` pico-USD; 0 when none that can answer does.
-
-    `held`: the ceiling with the cap as it was.
-    """
-    rate = worst_output_rate(price, call, held.input_tokens)
-    left = room - (held.pico - held.output_tokens * rate)
-    most = held.output_tokens // call.n
-    cap = most if not rate else min(most, left // (rate * call.n))
-    least = max(price.reasoning_floor, call.thinking_budget + 1, 1)
-    return cap if left >= 0 and cap >= min(least, most) else 0
-
-
 def shrunk_ceiling(price: Price, call: Call, input_usage: Usage, output_cap: int, tool_cap: int | None = None) -> int:
     """The ceiling in pico-USD once the provider has reported the input side (Anthropic's `message_start`).
 

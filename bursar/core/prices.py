@@ -36,6 +36,7 @@ __all__ = [
 # what providers call their ordinary price; "scale" and Anthropic's "priority" are bought ahead, not by the token
 STANDARD_TIERS = frozenset({"", "default", "standard", "standard_only", "auto", "scale", "on_demand"})
 _SNAPSHOT = re.compile(r"(.+)[-@](?:20\d{6}|20\d\d-\d\d-\d\d)(?:-v\d+(?::\d+)?)?\Z")
+_HOUR_NS = 3_600 * 10**9
 _CACHED_NAMES = 4_096  # callers choose model names: what is remembered of them is bounded
 
 
@@ -187,7 +188,7 @@ class PriceTable:
         for override in overrides:
             self._overrides.setdefault((override.provider, override.model.lower()), []).append(override)
         self._hits: dict[tuple[str, str], tuple[Dated, ...]] = {}
-        self._dearest: dict[str, Price | None] = {}
+        self._dearest: dict[str, tuple[int, Price | None]] = {}  # the hour it was found for
 
     def with_overrides(self, overrides: Sequence[PriceOverride]) -> "PriceTable":
         return PriceTable(self.book, self.digest, overrides)
@@ -210,10 +211,12 @@ class PriceTable:
 
     def dearest(self, provider: str, at_ns: int) -> Price | None:
         """A price that no model of the provider exceeds, for `unpriced: assume_dearest`; None without any model."""
-        if provider not in self._dearest:
+        hour = at_ns // _HOUR_NS
+        known = self._dearest.get(provider)
+        if known is None or known[0] != hour:
             found = [self.find(provider, model, at_ns) for model in self.models(provider)]
-            self._dearest[provider] = dearest_of(provider, [price for price in found if price])
-        return self._dearest[provider]
+            known = self._dearest[provider] = (hour, dearest_of(provider, [price for price in found if price]))
+        return known[1]
 
     def _resolve(self, provider: str, model: str) -> tuple[Dated, ...]:
         canonical, shipped = self._shipped(provider, model.lower())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bursar.core.calls import Call, ServerTool
-from bursar.core.ceiling import affordable_output, ceiling
+from bursar.core.ceiling import ceiling
 from bursar.core.directory import BudgetDef, LimitDef, Mode, Owner, Policy, Team, VirtualKey
 from bursar.core.errors import Refusal
 from bursar.core.estimate import Estimate
@@ -372,25 +372,6 @@ def test_one_index_serves_many_plans() -> None:
     key = VirtualKey(id="key_7", name="k", team_id="team_1", secrets=())
     team, owner = Team(id="team_1", name="t", owner_id="owner_1"), Owner(id="owner_1", name="o")
     assert compile_policy(key, team, owner, index).budget_set("m", "m", "").ids == ("key-key_7",)
-
-
-@given(st.integers(0, 3 * 10**10))
-def test_the_affordable_output_is_the_most_that_fits(room: int) -> None:
-    call = a_call(n=2)
-    held = ceiling(call, PLAIN, 800, Estimate(), strict=True)
-    cap = affordable_output(held, PLAIN, call, room)
-    if cap:
-        assert ceiling(call, PLAIN, cap, Estimate(), strict=True).pico <= room
-    if cap < 800:
-        assert ceiling(call, PLAIN, cap + 1, Estimate(), strict=True).pico > room
-
-
-def test_less_than_an_answer_is_not_affordable() -> None:
-    call = a_call(model="gpt-6-sol")
-    held = ceiling(call, THINKER, 20_000, Estimate(), strict=True)
-    floor = ceiling(call, THINKER, THINKER.reasoning_floor, Estimate(), strict=True).pico
-    assert affordable_output(held, THINKER, call, floor) == THINKER.reasoning_floor
-    assert affordable_output(held, THINKER, call, floor - 1) == 0
 
 
 # ---- limits ---------------------------------------------------------------------------------------------------------

@@ -262,3 +262,11 @@ def test_bounding_bands_never_fall() -> None:
         found = price("openai", model)
         bound = dearest_bands([found.bands])
         assert all(low.input <= high.input for low, high in pairwise(bound))
+
+
+def test_the_dearest_follows_the_calendar() -> None:
+    table = TABLE.with_overrides([override(input=10**12, output=10**12)])
+    before, after = table.dearest("openai", at("2026-10-31")), table.dearest("openai", at("2026-11-01"))
+    assert before is not None
+    assert after is not None
+    assert before.bands[0].input < after.bands[0].input == 10**12
