@@ -156,7 +156,7 @@ def test_killed_anywhere_it_counts_once(world):
         child = os.fork()
         if child == 0:
             try:
-                slow_projection(world, chance.randint(1, 400))
+                slow_projection(world, chance.randint(1, 60))
             finally:
                 os._exit(1)
         killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
