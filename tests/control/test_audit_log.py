@@ -29,7 +29,7 @@ Desk = Any  # tests/control/conftest.py
 class Scripted:
     """A sink that hangs or fails when told to, and otherwise remembers."""
 
-    def __init__(self, required: bool = True, timeout: float = 0.05) -> None:
+    def __init__(self, required: bool = True, timeout: float = 0.2) -> None:
         self.name = "scripted"
         self.required = required
         self.timeout = timeout
@@ -135,7 +135,7 @@ async def test_a_hanging_sink_refuses_or_is_passed_over_but_freezes_nothing(desk
             assert refused.value.facts == {"sink": "scripted"}
         else:
             await act(log, n)
-    assert time.monotonic() - began < 1.0  # one timeout, then it is known to be away
+    assert time.monotonic() - began < 2.5  # one timeout, then it is known to be away
     await until(lambda: log.faults() == {"scripted": "The audit sink scripted hangs"})
     sink.free.set()
     await until(lambda: not log.faults())
@@ -144,7 +144,7 @@ async def test_a_hanging_sink_refuses_or_is_passed_over_but_freezes_nothing(desk
 
 
 async def test_a_hanging_trail_refuses_in_time_and_recovers(desk: Desk) -> None:
-    trail = HangingDb(desk.db, timeout=0.05)
+    trail = HangingDb(desk.db, timeout=0.3)
     trail.free = asyncio.Event()
     trail.free.set()
     log = desk.open(trail=trail)
@@ -154,7 +154,7 @@ async def test_a_hanging_trail_refuses_in_time_and_recovers(desk: Desk) -> None:
     for n in range(20):
         with pytest.raises(AuditFailed, match=r"audit\.db"):
             await act(log, n)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 2.5
     trail.free.set()
     await until(lambda: not log.faults())
     await act(log)
@@ -430,6 +430,17 @@ async def test_a_write_that_fails_half_way_leaves_none_of_its_lines(tmp_path: Pa
             await sink.write([b"three", b"four", b"five" * 10])
     await sink.write([b"six"])
     assert (tmp_path / "lines").read_bytes() == b"one\ntwo\nsix\n"
+    sink.close()
+
+
+async def test_a_file_cut_by_somebody_else_is_mended_before_the_next_line(tmp_path: Path) -> None:
+    sink = AuditFile(tmp_path / "lines")
+    await sink.write([b"one", b"two"])
+    with file_size_limited_to(9), pytest.raises(AuditFailed):
+        await sink.write([b"three"])
+    os.truncate(tmp_path / "lines", 5)
+    await sink.write([b"six"])
+    assert (tmp_path / "lines").read_bytes() == b"one\nsix\n"
     sink.close()
 
 

@@ -40,7 +40,7 @@ class Watched(EmbeddedStore):
 class Hanging:
     name = "siem"
     required = True
-    timeout = 0.05
+    timeout = 0.2
 
     async def write(self, records: Sequence[bytes]) -> None:
         await asyncio.Event().wait()
