@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tests.e2e.broker import Broker
 
-MODEL = "claude-sonnet-4-5"
+MODEL = "claude-sonnet-4-6"
 
 
 def said(prompt: str = "Hello", **script: Any) -> list[Any]:
@@ -178,8 +178,8 @@ def test_a_provider_key_that_the_provider_refuses_is_not_the_callers_fault(clien
     assert caught.value.status_code == 502
 
 
-def test_a_stream_that_the_provider_breaks_is_an_error(client: Anthropic) -> None:
+def test_a_stream_that_the_provider_breaks_off_breaks_off_for_the_caller(client: Anthropic) -> None:
     script = said(disconnect="mid_stream", output=40)
     stream = client.messages.create(model=MODEL, max_tokens=64, messages=script, stream=True)
-    with pytest.raises(anthropic.APIError):
+    with pytest.raises(Exception, match=r"peer closed connection|[Cc]onnection error"):  # as without Bursar between
         list(stream)

@@ -238,7 +238,7 @@ def test_a_provider_key_that_the_provider_refuses_is_not_the_callers_fault(clien
     assert caught.value.code == "upstream_key_refused"
 
 
-def test_a_stream_that_the_provider_breaks_is_an_error(client: OpenAI) -> None:
+def test_a_stream_that_the_provider_breaks_off_breaks_off_for_the_caller(client: OpenAI) -> None:
     stream = client.chat.completions.create(model=MODEL, messages=said(disconnect="mid_stream", output=40), stream=True)
-    with pytest.raises(openai.APIError):
+    with pytest.raises(Exception, match=r"peer closed connection|[Cc]onnection error"):  # as without Bursar between
         list(stream)

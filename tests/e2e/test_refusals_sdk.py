@@ -113,7 +113,7 @@ def test_anthropic(broker: Broker, tenants: Tenants, case: Case) -> None:
     key, counted = prepared(tenants, case), Counted()
     transport = anthropic.DefaultHttpxClient(event_hooks={"request": [counted]})
     with anthropic.Anthropic(base_url=broker.url, api_key=key, max_retries=RETRIES, http_client=transport) as client:
-        ask: dict[str, Any] = {"model": "claude-sonnet-4-5", "messages": HELLO, "max_tokens": 16, **case.ask}
+        ask: dict[str, Any] = {"model": "claude-sonnet-4-6", "messages": HELLO, "max_tokens": 16, **case.ask}
         with pytest.raises(case.anthropic_class) as caught:
             client.messages.create(**ask)
     rule = RULES[case.word]
@@ -144,7 +144,7 @@ def test_anthropic_waits_out_a_rate_limit(broker: Broker, tenants: Tenants) -> N
     transport = anthropic.DefaultHttpxClient(event_hooks={"request": [counted]})
     with anthropic.Anthropic(base_url=broker.url, api_key=key.text, max_retries=5, http_client=transport) as client:
         for _ in range(3):
-            assert client.messages.create(model="claude-sonnet-4-5", messages=HELLO, max_tokens=16)
+            assert client.messages.create(model="claude-sonnet-4-6", messages=HELLO, max_tokens=16)
     assert counted.asked > 3
 
 
@@ -185,7 +185,7 @@ def test_money_held_by_a_call_in_flight_comes_back(broker: Broker, tenants: Tena
 
 
 def test_a_spent_budget_is_not_tried_again(broker: Broker, tenants: Tenants) -> None:
-    key = tenants.key(budget={"limit_usd": "0.00005"})
+    key = tenants.key(budget={"limit_usd": "0.0001"})
     counted = Counted()
     transport = openai.DefaultHttpxClient(event_hooks={"request": [counted]})
     script = json.dumps({"input": 20, "output": 60})
@@ -200,4 +200,4 @@ def test_a_spent_budget_is_not_tried_again(broker: Broker, tenants: Tenants) -> 
     assert caught.value.type == "insufficient_quota"
     assert counted.asked - before == 1
     balance = tenants.balance(key.budgets[0])
-    assert float(balance["posted_usd"]) <= 0.00005
+    assert float(balance["posted_usd"]) <= 0.0001
