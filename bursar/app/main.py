@@ -3,16 +3,13 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 
-import msgspec
-
+from bursar.app.settings import read_config
 from bursar.app.supervisor import CannotStart, Supervisor
-from bursar.config.load import ConfigFaults, load
+from bursar.config.load import ConfigFaults
 
 EXIT_FAILED = 1
 EXIT_CONFIG = 5
-DEFAULT_CONFIG = Path("bursar.yaml")
 
 
 def up(arguments: list[str]) -> int:
@@ -24,11 +21,8 @@ def up(arguments: list[str]) -> int:
         "--seal-env", action="store_true", help="seal provider keys found in the environment into the vault"
     )
     options = parser.parse_args(arguments)
-    path = options.config or (str(DEFAULT_CONFIG) if DEFAULT_CONFIG.exists() else None)
     try:
-        config = load(path, os.environ)
-        if options.data:
-            config = msgspec.structs.replace(config, data=options.data)
+        config = read_config(options.config, options.data)
         return Supervisor(config, dict(os.environ), seal_env=options.seal_env).run()
     except ConfigFaults as faults:
         say(f"{len(faults.faults)} fault(s) in the configuration {faults.source}".rstrip())

@@ -1,0 +1,114 @@
+"""Composition root of the command line: hands the CLI what works on files."""
+
+import os
+import sqlite3
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from bursar.app.places import keyfile_path
+from bursar.app.settings import read_config
+from bursar.config.checks import check_files
+from bursar.control import verify_audit, verify_ledger
+from bursar.core.strict import Faults
+from bursar.core.units import pico_to_usd
+from bursar.faces.cli import Offline, UpOptions, Verified, build_cli
+from bursar.faces.cli_terminal import Place
+
+
+def locate(config: str | None, data: str | None) -> Place:
+    """The data folder and the admin API's address, by configuration. Raises Faults."""
+    settings = read_config(config, data)
+    admin = settings.listen.admin
+    host = "127.0.0.1" if admin.host == "0.0.0.0" else admin.host  # noqa: S104 - called, not bound
+    return Place(Path(settings.data), f"http://{f'[{host}]' if ':' in host else host}:{admin.port}")
+
+
+def up(options: UpOptions) -> int:
+    """Start the node in this process's place: it does without the CLI's libraries."""
+    arguments = [
+        *(["--config", options.config] if options.config else []),
+        *(["--data", options.data] if options.data else []),
+        *(["--seal-env"] if options.seal_env else []),
+    ]
+    return os.execv(sys.executable, [sys.executable, "-m", "bursar.app.main", "up", *arguments])  # noqa: S606
+
+
+def check_config(path: str | None) -> Mapping[str, str]:
+    """What the configuration says; raises Faults with everything that is wrong with it."""
+    config = read_config(path, None)
+    faults = check_files(config)
+    if faults:
+        raise Faults(faults)
+    listen = config.listen
+    served = [name for name, provider in config.providers.items() if provider.enabled]
+    return {
+        "data folder": config.data,
+        "data port": f"{listen.data.host}:{listen.data.port}{' (TLS)' if listen.data.tls else ''}",
+        "admin port": f"{listen.admin.host}:{listen.admin.port}",
+        "metrics port": f"{listen.metrics.host}:{listen.metrics.port}",
+        "providers": ", ".join(served),
+        "durability": config.durability,
+        "wrapping key": str(keyfile_path(config, Path(config.data)))
+        if config.wrapper.kind == "keyfile"
+        else f"from the passphrase in {config.wrapper.passphrase_env}",
+    }
+
+
+def prove_ledger(data: Path) -> Verified:
+    """Replay the raw journal (bursar.control.verify_ledger), with progress on a terminal."""
+    try:
+        report = verify_ledger.verify(data / "journal", _progress if sys.stderr.isatty() else None)
+    except (OSError, ValueError) as fault:
+        return Verified({}, f"the journal cannot be read: {fault}", "name the data folder with --data")
+    facts: dict[str, str | int] = {
+        "records": report.records,
+        "segments": f"{report.first_segment} to {report.last_segment}",
+        "holds": report.counts.holds,
+        "posted": report.counts.posted,
+        "voided": report.counts.voided,
+        "unreconciled": report.counts.unreconciled,
+        "open": report.open_holds,
+        "spent_usd": pico_to_usd(sum(spend.cost for spend in report.spend)),
+    }
+    for budget in report.budgets:
+        facts[f"budget {budget.id}"] = (
+            f"{pico_to_usd(budget.posted)} posted + {pico_to_usd(budget.held)} held of {pico_to_usd(budget.limit)}"
+        )
+    problem = report.problem
+    if problem is None:
+        return Verified(facts)
+    where = f"segment {problem.segment}, offset {problem.offset}, record {problem.record}"
+    return Verified(facts, f"{where}: {problem.why}", "keep the folder as it is; the rest of the journal is not proven")
+
+
+def prove_audit(data: Path, public_key: str | None) -> Verified:
+    """Check the chain in audit.db and its checkpoints (bursar.control.verify_audit)."""
+    try:
+        report = verify_audit.verify_database(data / "audit.db", data / "audit-checkpoints.jsonl", public_key)
+    except (OSError, sqlite3.Error) as fault:
+        return Verified({}, f"the audit cannot be read: {fault}", "name the data folder with --data")
+    facts: dict[str, str | int] = {
+        "records": report.records,
+        "checkpoints": report.checkpoints,
+        "signed up to": report.signed,
+        "public key": ", ".join(report.public_keys),
+    }
+    if not report.fault:
+        return Verified(facts)
+    where = f"record {report.broken}: " if report.broken else ""
+    return Verified(facts, where + report.fault, "compare with the copy in another sink, audit.jsonl for one")
+
+
+def _progress(done: int, total: int, records: int) -> None:
+    end = "\n" if done == total else ""
+    sys.stderr.write(f"\r{done} of {total} segments, {records:,} records{end}")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    build_cli(Offline(locate, up, check_config, prove_ledger, prove_audit))(prog_name="bursar")
+
+
+if __name__ == "__main__":
+    main()
