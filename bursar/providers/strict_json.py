@@ -140,9 +140,9 @@ def unknown_keys(fields: Iterable[str], known: frozenset[str], where: str) -> tu
     for key in fields:
         if key not in known:
             if key.casefold() in known:
-                message = f"{_path(where, key)} differs only in case from `{key.casefold()}`"
+                message = f"`{_path(where, key)}` differs only in case from `{key.casefold()}`"
                 raise Refusal("duplicate_field", message, "Write field names in lower case")
-            unknown.append(_path(where, key)[1:-1])
+            unknown.append(_path(where, key))
     return tuple(unknown)
 
 
@@ -172,7 +172,7 @@ def whole(fields: Fields, name: str, where: str = "", least: int = 0) -> int | N
     """A whole number of at least `least`; None when absent or null. Raises Refusal(invalid_field)."""
     value = _typed(fields, name, _WHOLE, "a whole number", where)
     if value is not None and value < least:
-        raise Refusal("invalid_field", f"{_path(where, name)} must be at least {least}")
+        raise Refusal("invalid_field", f"`{_path(where, name)}` must be at least {least}")
     return value
 
 
@@ -205,7 +205,7 @@ def _typed(fields: Fields, name: str, kind: msgspec.json.Decoder[T], expected: s
     try:
         return kind.decode(raw)
     except msgspec.ValidationError:
-        raise wrong_kind(_path(where, name)[1:-1], expected) from None
+        raise wrong_kind(_path(where, name), expected) from None
     except msgspec.DecodeError as error:
         raise malformed(error) from None
 
@@ -224,8 +224,8 @@ def wrong_kind(where: str, expected: str) -> Refusal:
 
 
 def _twice(key: str, where: str) -> Refusal:
-    return Refusal("duplicate_field", f"{_path(where, key)} occurs more than once")
+    return Refusal("duplicate_field", f"`{_path(where, key)}` occurs more than once")
 
 
 def _path(where: str, key: str) -> str:
-    return f"`{where}.{key[:_SHOWN]}`" if where else f"`{key[:_SHOWN]}`"
+    return f"{where}.{key[:_SHOWN]}" if where else key[:_SHOWN]
