@@ -71,5 +71,6 @@ def _at(name: str, provider: config.Provider, dialect: Dialect, base_url: str, *
         auth=provider.auth,
         quirks=frozenset(provider.quirks),
         models=provider.models,
+        prices=provider.prices or name,
         deployments=provider.deployments,
     )

@@ -112,6 +112,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     quirks: tuple[Quirk, ...] = ()
     models: tuple[str, ...] = ()  # globs of the model names served here
     deployments: dict[str, str] = {}  # the upstream's own name -> the model by which it is priced
+    prices: str = ""  # the provider of the price table whose prices hold here; "" = the one of the same name
     allow_private: bool = False  # base_url may lie in a private network (vLLM, Ollama, ...)
     timeouts: Timeouts = Timeouts()
     enabled: bool = True

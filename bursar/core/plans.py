@@ -92,6 +92,7 @@ class KeyPlan(msgspec.Struct, kw_only=True):
     user_header: str  # lower case; "" = this key names no users
     user_missing: Literal["deny", "shared"]
     limits: tuple[_Limit, ...]
+    by_provider_key: tuple[LimitDef, ...]  # those enforced that count by provider key
     budgets: BudgetIndex
     fixed_budgets: tuple[BudgetDef, ...]  # of key, team, owner, tags and node
     _models: dict[str, bool] = {}
@@ -134,6 +135,10 @@ class KeyPlan(msgspec.Struct, kw_only=True):
             self._calls[(model, user)] = found
             _bounded(self._calls)
         return found
+
+    def provider_key_limits(self, provider_key: str) -> tuple[Bound, ...]:
+        """The enforced limits that count by provider key; mostly none."""
+        return provider_key_bounds(self.by_provider_key, provider_key) if self.by_provider_key else ()
 
     def budget_set(self, model: str, canonical: str, user: str, provider_key: str = "") -> BudgetSet:
         """Budgets of a call. A model's budget counts by the name asked for and by the canonical one."""
@@ -240,6 +245,9 @@ def compile_policy(key: VirtualKey, team: Team, owner: Owner, budgets: BudgetInd
         user_header=(key.policy.user_header or team.policy.user_header or "").lower(),
         user_missing=_one_of([policy.user_missing for policy in levels], "deny", "shared") or "deny",
         limits=tuple(limits),
+        by_provider_key=tuple(
+            limit.definition for limit in limits if limit.mode == "enforce" and limit.definition.scope == "provider_key"
+        ),
         budgets=index,
         fixed_budgets=(
             *index.on("key", key.id),

@@ -5,7 +5,7 @@ from bursar.core.prices import Price
 from bursar.gateway.admit import note_shadow
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Option
-from bursar.gateway.price import find_options, free_price
+from bursar.gateway.price import find_options
 
 
 def apply_policy(node: Node, flight: Flight) -> list[Option]:
@@ -34,9 +34,9 @@ def apply_policy(node: Node, flight: Flight) -> list[Option]:
 
 
 def price_of(node: Node, plan: KeyPlan, option: Option) -> Price | None:
-    """The price in force; for an unpriced model the provider's dearest, unless policy or a hard budget refuse it."""
+    """The price in force; for an unpriced model the provider's dearest, where policy says so."""
     now = node.clock.now()
-    found = node.prices.find(option.provider.name, option.priced_as, now)
+    found = node.prices.find(option.provider.prices, option.priced_as, now)
     if found is None and plan.unpriced == "assume_dearest":
-        found = node.prices.dearest(option.provider.name, now) or free_price(option)
+        found = node.prices.dearest(option.provider.prices, now)
     return found

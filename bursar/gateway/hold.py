@@ -28,12 +28,14 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
     assert allowed is not None
     plan = node.tenants.current(plan)
     plan.check_alive(node.clock.now())
-    top = _affordable(node, flight, priced) if plan.shrink_to_budget and allowed.strict else priced.ceiling
-    reservation = _reserve(node, flight, top)
+    top = _affordable(node, flight, priced) if plan.shrink_to_budget and priced.strict else priced.ceiling
+    reservation, shadow = _reserve(node, flight, priced.option.key.id, top)
     try:
         held = await node.money.hold(_request(node, flight, priced, top, number))
     except BaseException:
-        node.rates.settle(reservation, 0, 0, node.clock.monotonic())
+        for taken in (reservation, shadow):
+            if taken is not None:
+                node.rates.settle(taken, 0, 0, node.clock.monotonic())
         raise
     for budget in held.shadow:
         note_shadow(node, flight, "budgets", budget)
@@ -42,30 +44,37 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
         price=priced.price,
         secret_id=priced.option.key.id,
         ceiling=top,
-        hard=allowed.strict,
+        hard=priced.strict,
         held=held,
         reservation=reservation,
+        shadow_reservation=shadow,
     )
 
 
-def _reserve(node: Node, flight: Flight, top: Ceiling) -> Reservation:
-    """Take the expected tokens of every token limit. Raises Refusal(rate_limited | concurrency_limited)."""
+def _reserve(node: Node, flight: Flight, provider_key: str, top: Ceiling) -> tuple[Reservation, Reservation | None]:
+    """Take the expected tokens of every token limit, and of those in shadow.
+
+    Raises Refusal(rate_limited | concurrency_limited).
+    """
     plan, allowed = flight.plan, flight.allowed
     assert plan is not None
     assert allowed is not None
     bounds = plan.call_bounds(allowed.billed_as, flight.user)
     now = node.clock.monotonic()
     tokens = top.expected_input, top.expected_output
-    taken = node.rates.reserve(bounds.enforced, *tokens, now, flight.number)
+    enforced = bounds.enforced + plan.provider_key_limits(provider_key)
+    taken = node.rates.reserve(enforced, *tokens, now, flight.number)
     if isinstance(taken, Limited):
         flight.limit_lines = _limit_lines(node, flight, now)
         raise limit_refusal(taken)
-    if bounds.shadowed:
-        would = node.rates.reserve(bounds.shadowed, *tokens, now, -flight.number)
-        if isinstance(would, Limited):
-            note_shadow(node, flight, "limits", would.word)
     flight.limit_lines = _limit_lines(node, flight, now)
-    return taken
+    if not bounds.shadowed:
+        return taken, None
+    would = node.rates.reserve(bounds.shadowed, *tokens, now, -flight.number)
+    if isinstance(would, Limited):
+        note_shadow(node, flight, "limits", would.word)
+        return taken, None
+    return taken, would
 
 
 def _limit_lines(node: Node, flight: Flight, now: float) -> str:
@@ -107,7 +116,7 @@ def _request(node: Node, flight: Flight, priced: Priced, top: Ceiling, number: i
         expected_pico=top.expected_pico,
         input_ceiling=top.input_tokens,
         output_ceiling=top.output_tokens,
-        budgets=allowed.budgets,
+        budgets=priced.budgets,
     )
 
 
@@ -116,7 +125,7 @@ def _affordable(node: Node, flight: Flight, priced: Priced) -> Ceiling:
     call, allowed, top = flight.call, flight.allowed, priced.ceiling
     assert call is not None
     assert allowed is not None
-    room = node.money.room(allowed.budgets)
+    room = node.money.room(priced.budgets)
     if room is None or top.pico <= room:
         return top
     rate = worst_output_rate(priced.price, call, top.input_tokens) * call.n

@@ -40,7 +40,7 @@ def usable_models(node: Node, flight: Flight) -> dict[str, str]:
 
 def _names(node: Node, provider: Provider) -> list[str]:
     exact = [pattern for pattern in provider.models if not set(pattern) & set("*?[")]
-    return [*node.prices.models(provider.name), *exact, *provider.deployments]
+    return [*node.prices.models(provider.prices), *exact, *provider.deployments]
 
 
 def _openai_list(names: dict[str, str]) -> dict[str, object]:

@@ -66,6 +66,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()
     quirks: frozenset[str] = frozenset()
     models: tuple[str, ...] = ()  # globs
+    prices: str  # its name in the price table
     deployments: dict[str, str] = {}  # upstream's own name -> the model by which it is priced
     twin: "Provider | None" = None  # its stand-in at the emulator, reached by the emulator's keys only
 

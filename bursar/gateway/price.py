@@ -18,9 +18,13 @@ from bursar.gateway.node import Node, Option, Provider
 
 
 class Priced(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A way with its price, its ceiling and the budgets that it counts against."""
+
     option: Option
     price: Price
     ceiling: Ceiling
+    budgets: tuple[str, ...]
+    strict: bool  # one of them is hard
 
 
 def find_options(node: Node, flight: Flight) -> list[Option]:
@@ -80,27 +84,37 @@ def _nobody(node: Node, call: Call) -> Refusal:
 
 def price(node: Node, flight: Flight, options: list[Option]) -> list[Priced]:
     """The ways with their ceilings. Raises Refusal(unbounded_request) when a hard budget applies and none is finite."""
-    call, allowed = flight.call, flight.allowed
+    call, allowed, plan = flight.call, flight.allowed, flight.plan
     assert call is not None
     assert allowed is not None
+    assert plan is not None
     now = node.clock.now()
     priced: list[Priced] = []
     for option in options:
-        found = allowed.price if option is options[0] else node.prices.find(option.provider.name, option.priced_as, now)
+        budgets = plan.budget_set(call.model, allowed.billed_as, flight.user, option.key.id)
+        found = (
+            allowed.price if option is options[0] else node.prices.find(option.provider.prices, option.priced_as, now)
+        )
         if found is None:
-            if allowed.strict:
+            if budgets.hard:
                 continue
-            found = node.prices.dearest(option.provider.name, now) or free_price(option)
+            found = node.prices.dearest(option.provider.prices, now) or free_price(option)
         top = ceiling(
             call,
             found,
             allowed.output_cap,
             node.estimate,
-            allowed.strict,
+            budgets.hard,
             allow_unknown=allowed.allow_unknown,
             tool_cap=allowed.edits.tool_uses_cap,
         )
-        priced.append(Priced(option=option, price=found, ceiling=top))
+        priced.append(Priced(option=option, price=found, ceiling=top, budgets=budgets.ids, strict=budgets.hard))
+    if not priced:
+        raise Refusal(
+            "unpriced_model",
+            f"There is no price for the model {call.model[:100]!r}, so its cost cannot be bounded",
+            "Give it one: `bursar prices set`",
+        )
     return priced
 
 

@@ -37,6 +37,7 @@ class Attempt(msgspec.Struct, kw_only=True, gc=False):
     hard: bool
     held: Held
     reservation: Reservation | None
+    shadow_reservation: Reservation | None = None
     ending: Ending = "unsent"
     usage: Usage | None = None
     input_usage: Usage | None = None
@@ -97,8 +98,9 @@ def _inexact(flight: Flight, attempt: Attempt) -> int:
 
 
 def _settle_tokens(node: Node, attempt: Attempt, input_tokens: int, output_tokens: int) -> None:
-    if attempt.reservation is not None:
-        node.rates.settle(attempt.reservation, input_tokens, output_tokens, node.clock.monotonic())
+    for reservation in (attempt.reservation, attempt.shadow_reservation):
+        if reservation is not None:
+            node.rates.settle(reservation, input_tokens, output_tokens, node.clock.monotonic())
 
 
 def _learn(node: Node, flight: Flight, attempt: Attempt, usage: Usage) -> None:
