@@ -109,7 +109,7 @@ async def _read_body(route: Route, request: Request) -> object:
         raise Refusal("unsupported_media_type", "The body is not JSON", "Send content-type: application/json")
     try:
         data = msgspec.json.decode(raw) if raw else {}
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refusal("malformed_request", f"The body is not JSON: {error}", "Send one JSON object") from None
     if not isinstance(data, Mapping):
         raise Refusal("malformed_request", "The body is not a JSON object", "Send one JSON object")

@@ -1,0 +1,166 @@
+"""A control with real stores behind a real uvicorn on a free port, in a thread of its own."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvicorn
+
+from bursar.control.audit import AuditLog
+from bursar.control.audit_notary import Signer
+from bursar.control.audit_tail import AuditTail
+from bursar.control.budgets import Budgets
+from bursar.control.directory import Directory
+from bursar.control.keys import Keys
+from bursar.control.owners import Owners
+from bursar.control.prices import Prices
+from bursar.control.provider_keys import ProviderKeys
+from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
+from bursar.control.teams import Teams
+from bursar.control.usage import Usage
+from bursar.core.ledger_records import Balance, UsageBy, UsageRow
+from bursar.core.secret import Secret
+from bursar.core.tokens import mint
+from bursar.core.units import usd_to_pico
+from bursar.faces.admin import build_admin
+from bursar.faces.admin_calls import Services
+from bursar.faces.admin_door import Door
+from bursar.secrets.embedded import EmbeddedStore
+from bursar.secrets.wrap.keyfile import create as create_keyfile
+from bursar.stores.audit_db import AuditDb
+from bursar.stores.audit_file import AuditFile
+from bursar.stores.catalogue import load as load_catalogue
+from bursar.stores.directory_db import DirectoryDb
+from tests.control.tenants import PEPPER, START_NS, SeededEntropy, SetClock
+
+T = TypeVar("T")
+
+
+class WrittenLedger:
+    """`bursar.control.usage.LedgerReader` whose rows a test writes; the real one has tests of its own."""
+
+    def __init__(self) -> None:
+        self.rows: list[UsageRow] = []
+        self.standing: list[Balance] = []
+        self.asked: list[tuple[UsageBy, int, int]] = []
+
+    async def usage(self, by: UsageBy, since_ns: int, until_ns: int, limit: int, after: str) -> list[UsageRow]:
+        self.asked.append((by, since_ns, until_ns))
+        later = [row for row in sorted(self.rows, key=lambda row: row.group) if row.group > after]
+        return later[:limit]
+
+    async def balances(self) -> list[Balance]:
+        return self.standing
+
+
+def balance(budget_id: str, limit: str, posted: str, held: str = "0", **more: Any) -> Balance:
+    return Balance(
+        budget_id=budget_id,
+        name="",
+        hard=True,
+        window_start_ns=START_NS,
+        window_end_ns=START_NS + 10**15,
+        limit_pico=usd_to_pico(limit),
+        posted_pico=usd_to_pico(posted),
+        held_pico=usd_to_pico(held),
+        overage_pico=0,
+        closed=more.get("closed", False),
+    )
+
+
+class Stand:
+    """`url` and `token` are what a client needs; the parts are open to the tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = SetClock()
+        self.ledger = WrittenLedger()
+        self.waited: list[float] = []
+        self.told: list[tuple[int, str]] = []
+        self.gateways: list[GatewayFacts] = []
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._live, daemon=True)
+
+    def start(self) -> "Stand":
+        self._thread.start()
+        assert self._ready.wait(20)
+        return self
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def run(self, act: Coroutine[Any, Any, T]) -> T:
+        """Something done inside the control's own loop."""
+        return asyncio.run_coroutine_threadsafe(act, self._loop).result(20)
+
+    def _live(self) -> None:
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._build()
+        config = uvicorn.Config(self.application, log_config=None, access_log=False, lifespan="off")
+        self.server = uvicorn.Server(config)
+        self.server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._ready.set()
+        await self.server.serve([listener])
+        await self.audit.close()
+        for part in (self.trail, self.checkpoints, self.secrets, self.store):
+            part.close()
+
+    def _build(self) -> None:
+        entropy = SeededEntropy()
+        self.token = mint(entropy, "admin")[1]
+        (self.folder / "admin.token").write_text(self.token.reveal() + "\n")
+        self.secrets = EmbeddedStore(
+            self.folder / "secrets.db", [create_keyfile(self.folder / "wrapping.key", entropy)], self.clock, entropy
+        )
+        self.trail = AuditDb(self.folder / "audit.db")
+        self.checkpoints = AuditFile(self.folder / "audit-checkpoints.jsonl")
+        self.audit = AuditLog(self.trail, [], self.checkpoints, Signer(Secret("11" * 32)), self.clock)
+        self.store = DirectoryDb(self.folder / "directory.db")
+        directory = Directory(self.store, self.audit, self.clock)
+        providers = ("openai", "anthropic")
+        self.services = Services(
+            directory=directory,
+            owners=Owners(directory),
+            teams=Teams(directory),
+            keys=Keys(directory, entropy, PEPPER),
+            budgets=Budgets(directory),
+            provider_keys=ProviderKeys(directory, self.secrets, self.audit, providers),
+            prices=Prices(directory, load_catalogue(), providers),
+            usage=Usage(directory, self.ledger),
+            status=StatusBoard(directory, self._facts),
+            audit=AuditTail(self.trail),
+        )
+        self.door = Door(self.token, self.clock, tell=self._tell, sleep=self._sleep)
+        self.application = build_admin(self.services, self.door, "9.9.9")
+
+    def _facts(self) -> NodeFacts:
+        return NodeFacts(
+            version="9.9.9", node="main", data=str(self.folder), started_ns=START_NS, gateways=tuple(self.gateways)
+        )
+
+    async def _tell(self, failures: int, peer: str) -> None:
+        self.told.append((failures, peer))
+
+    async def _sleep(self, seconds: float) -> None:
+        self.waited.append(seconds)
+
+
+@contextlib.contextmanager
+def standing(folder: Path) -> Iterator[Stand]:
+    stand = Stand(folder).start()
+    try:
+        yield stand
+    finally:
+        stand.stop()
