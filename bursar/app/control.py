@@ -23,6 +23,7 @@ from bursar.control.audit import AuditLog
 from bursar.control.audit_notary import Signer
 from bursar.control.audit_tail import AuditTail
 from bursar.control.budgets import Budgets
+from bursar.control.daily import every_day
 from bursar.control.directory import Directory
 from bursar.control.first_start import (
     keys_in_environment,
@@ -151,6 +152,7 @@ class Control:
         ready = await self._first_acts()
         await self._link.start(self._folder / "run" / "link.sock")
         follow = asyncio.create_task(self._ledger.follow(_log_projection_fault))
+        daily = asyncio.create_task(every_day(self.provider_keys, self._audit))
         servers = [self._admin_server(), self._metrics_server()]
         fds = [self._spec.admin_fds[0], self._spec.metrics_fds[0]]
         serving = [
@@ -163,6 +165,7 @@ class Control:
             server.should_exit = True
         await asyncio.gather(*serving, return_exceptions=True)
         follow.cancel()
+        daily.cancel()
         await self._link.close()
         await self._close()
 

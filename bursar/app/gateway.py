@@ -139,6 +139,8 @@ class Gateway:
         while True:
             await asyncio.sleep(_SHIP_SECONDS)
             beats += 1
+            if self._tls.changed():
+                self._reload_tls()
             self._ship(uses=beats % int(_USES_SECONDS / _SHIP_SECONDS) == 0)
 
     def _ship(self, *, uses: bool) -> None:

@@ -95,8 +95,9 @@ class Supervisor:
         return wake, poke
 
     def _reload(self) -> None:
-        for child, _ in self._children:
-            child.signal(signal.SIGHUP)  # certificates are read anew
+        for child, spec in self._children:
+            if spec is not None:
+                child.signal(signal.SIGHUP)  # certificates are read anew
 
     def _start_main(self, spec: NodeSpec) -> tuple[Ready, Ready]:
         clean = {k: v for k, v in self._env.items() if not k.upper().endswith(_SECRET_NAMES)}

@@ -1,7 +1,11 @@
-"""The data port's certificate: read at start, read anew at SIGHUP. A bad new one leaves the old one serving."""
+"""The data port's certificate: read at start, and anew at SIGHUP or when its files change.
+
+A new one that cannot be used leaves the old one serving.
+"""
 
 import logging
 import ssl
+from pathlib import Path
 
 from bursar.config import Tls
 
@@ -11,6 +15,21 @@ _log = logging.getLogger("bursar.tls")
 class TlsFiles:
     def __init__(self, files: Tls | None) -> None:
         self._files = files
+        self._seen = self._stamp()
+
+    def changed(self) -> bool:
+        """Whether the files were replaced since this was last asked. Two stats: cheap enough to ask every second."""
+        before, self._seen = self._seen, self._stamp()
+        return self._seen != before
+
+    def _stamp(self) -> tuple[int, ...]:
+        if self._files is None:
+            return ()
+        try:
+            stats = [Path(name).stat() for name in (self._files.cert, self._files.key)]
+        except OSError:
+            return ()  # in the middle of a replacement: the next look sees the new files
+        return tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_ino, stat.st_size))
 
     @property
     def wanted(self) -> bool:
