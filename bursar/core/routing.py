@@ -27,9 +27,7 @@ def key_fits(key: ProviderKey, provider: str, model: str, team_id: str, purpose:
     )
 
 
-def rank_keys(
-    keys: Iterable[ProviderKey], provider: str, model: str, team_id: str, purpose: str
-) -> list[ProviderKey]:
+def rank_keys(keys: Iterable[ProviderKey], provider: str, model: str, team_id: str, purpose: str) -> list[ProviderKey]:
     """The keys that fit, the most specific address first, then by id so that the choice is stable."""
     fitting = [key for key in keys if key_fits(key, provider, model, team_id, purpose)]
     return sorted(fitting, key=lambda key: (-_specificity(key), key.id))

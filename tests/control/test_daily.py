@@ -24,12 +24,15 @@ class Audit:
     def __init__(self, *, away: bool = False) -> None:
         self.targets: list[str] = []
         self.away = away
+        self.third = asyncio.Event()
 
     async def append(self, actor: str, action: str, target: str, facts: object) -> None:
         if self.away:
             raise Refusal("audit_unavailable", "away")
         assert action == "secret.unowned"
         self.targets.append(target)
+        if len(self.targets) == 3:
+            self.third.set()
 
 
 async def test_only_unowned_keys_are_flagged() -> None:
@@ -46,6 +49,6 @@ async def test_it_is_looked_at_again_and_again(away: bool) -> None:
     for _ in range(20):
         await asyncio.sleep(0)
     audit.away = False
-    while len(audit.targets) < 3:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await audit.third.wait()
     task.cancel()
