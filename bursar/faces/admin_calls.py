@@ -16,9 +16,10 @@ from bursar.control.provider_keys import ProviderKeys
 from bursar.control.status import StatusBoard
 from bursar.control.teams import TeamInput, Teams
 from bursar.control.usage import Usage
-from bursar.core.directory import BudgetDef, Owner, PriceOverride, Team, VirtualKey
+from bursar.core.directory import BudgetDef, Owner, PriceOverride, Team, VirtualKey, id_of
 from bursar.core.secret import Secret
 from bursar.core.strict import read
+from bursar.core.units import NS_PER_S
 from bursar.faces import admin_shapes as shapes
 from bursar.faces import admin_views as views
 from bursar.faces.admin_door import Door
@@ -296,7 +297,8 @@ async def list_prices(call: AdminCall) -> object:
 
 
 async def list_overrides(call: AdminCall) -> object:
-    return _items([views.override_view(override) for override in call.services.prices.overrides()], None)
+    rows, following = _page(call.services.prices.overrides(), call.query, id_of)
+    return _items([views.override_view(override) for override in rows], following)
 
 
 async def set_price(call: AdminCall) -> object:
@@ -322,7 +324,9 @@ async def set_price(call: AdminCall) -> object:
 async def usage_report(call: AdminCall) -> object:
     query: shapes.UsageQuery = call.query
     usage = call.services.usage
-    report = await usage.report(query.by, query.since, query.until, query.limit + 1, query.after)
+    until = call.services.directory.now() if query.until is None else query.until
+    since = query.since if query.last_s is None else until - query.last_s * NS_PER_S
+    report = await usage.report(query.by, since, until, query.limit + 1, query.after)
     rows = report.rows[: query.limit]
     lines = [views.usage_line(row, usage.name_of(report.by, row.group)) for row in rows]
     more = len(report.rows) > len(rows)

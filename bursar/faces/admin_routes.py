@@ -201,7 +201,15 @@ ROUTES: tuple[Route, ...] = (
         calls.destroy_provider_key,
         refusals=_SECRET,
     ),
-    Route("GET", "/price-overrides", "List own prices", calls.list_overrides, shapes.OverrideView, page=True),
+    Route(
+        "GET",
+        "/price-overrides",
+        "List own prices",
+        calls.list_overrides,
+        shapes.OverrideView,
+        query=shapes.Page,
+        page=True,
+    ),
     Route(
         "GET",
         "/prices/{provider}",

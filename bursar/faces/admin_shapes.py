@@ -286,6 +286,7 @@ class OverrideView(Shape, frozen=True, kw_only=True):
 class UsageQuery(Page, frozen=True, kw_only=True):
     by: UsageBy = "team"
     since: Instant | None = None
+    last_s: Annotated[int, msgspec.Meta(ge=1)] | None = None  # instead of `since`: so many seconds before `until`
     until: Instant | None = None
 
 

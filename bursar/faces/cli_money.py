@@ -1,7 +1,5 @@
 """`bursar budgets`, `bursar usage`, `bursar prices`: limits, spend, rates."""
 
-import time
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -209,7 +207,7 @@ def add_usage(app: typer.Typer, locate: Locate) -> None:
         until: Annotated[str, typer.Option("--until", metavar="DAY", help="Up to now by default.")] = "",
     ) -> None:
         """What was used and what it cost."""
-        query = {"by": by, "since": _since(since), "until": until}
+        query = {"by": by, "until": until, **_since(since)}
         rows = list(terminal.api.every("/usage", query))
         columns = (
             Column(by),
@@ -230,10 +228,9 @@ def _usage_row(row: dict[str, Any]) -> tuple[str, ...]:
     return (row["group"], row["name"], *counts, dollars(row["cost_usd"]), dollars(overage) if Decimal(overage) else "-")
 
 
-def _since(text: str) -> str:
-    if text[:4].isdigit() and "-" in text:
-        return text
-    return datetime.fromtimestamp(int(time.time()) - seconds(text), UTC).isoformat().replace("+00:00", "Z")
+def _since(text: str) -> dict[str, object]:
+    """A day or an instant as it is; a span for the node to count back by its own clock."""
+    return {"since": text} if text[:4].isdigit() and "-" in text else {"last_s": seconds(text)}
 
 
 # ---- prices

@@ -28,7 +28,7 @@ def _putting(group: typer.Typer, locate: Locate) -> None:
     @command(group, "put", locate)
     def put(
         terminal: Terminal,
-        address: Annotated[str, typer.Argument(help=_ADDRESS + ". Short: openai, openai/gpt-4o*.")],
+        address: Annotated[str, typer.Argument(help=_ADDRESS + ". Short: openai, openai/gpt-4o.")],
         *,
         tag: Annotated[
             list[str],
@@ -129,7 +129,7 @@ def _changing(group: typer.Typer, locate: Locate) -> None:
 
 
 def full_address(address: str) -> str:
-    """``openai`` and ``openai/gpt-4o*`` written out in five parts."""
+    """``openai`` and ``openai/gpt-4o`` written out in five parts."""
     parts = address.split("/")
     defaults = ["", "*", "api_key", "*", "*"]
     return "/".join(parts + defaults[len(parts) :])

@@ -34,6 +34,13 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     kinds = [kind for row in rows for kind in (row.answer, row.body, row.query) if kind] + [Problem]
     schemas, components = msgspec.json.schema_components(dict.fromkeys(kinds), ref_template=_REF)
     reference = dict(zip(dict.fromkeys(kinds), schemas, strict=True))
+    _as_written(components)
+    for row in rows:
+        if row.body is not None:
+            schema = components[row.body.__name__]
+            schema["additionalProperties"] = False
+            if row.method == "PATCH":
+                components[f"{row.body.__name__}Patch"] = _patch_of(schema)
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
         paths.setdefault(PREFIX + _PART.sub(r"{\1}", row.path), {})[row.method.lower()] = _operation(
@@ -72,9 +79,29 @@ def _operation(row: Route, reference: dict[Any, Any], components: dict[str, Any]
     if parameters:
         operation["parameters"] = parameters
     if row.body is not None:
-        media = "application/merge-patch+json" if row.method == "PATCH" else "application/json"
-        operation["requestBody"] = {"required": True, "content": {media: {"schema": reference[row.body]}}}
+        media, schema = "application/json", reference[row.body]
+        if row.method == "PATCH":
+            media, schema = "application/merge-patch+json", {"$ref": _REF.format(name=f"{row.body.__name__}Patch")}
+        operation["requestBody"] = {"required": True, "content": {media: {"schema": schema}}}
     return operation
+
+
+def _patch_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same fields, none required."""
+    told = "RFC 7396 merge patch: what is named replaces, null takes a field away, the rest stays."
+    return {**{name: value for name, value in schema.items() if name != "required"}, "description": told}
+
+
+def _as_written(node: Any) -> None:
+    """Amounts and instants are integers inside and text outside: the schema tells of the outside."""
+    if isinstance(node, dict):
+        if node.get("format") in {"decimal", "date-time"}:
+            node["type"] = "string"
+        for inner in node.values():
+            _as_written(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            _as_written(inner)
 
 
 def _query_parameters(query: type[msgspec.Struct], components: dict[str, Any]) -> list[dict[str, Any]]:
