@@ -1,7 +1,7 @@
 """Stage 9: walk the candidates. Each dispatched attempt has its own hold, settled right here on every way out."""
 
 from bursar.core.directory import ProviderKey
-from bursar.core.errors import Refusal, UpstreamFault
+from bursar.core.errors import ClientGone, Refusal, UpstreamFault
 from bursar.gateway.flight import Flight
 from bursar.gateway.forward import answer_headers, edits_for, upstream_headers
 from bursar.gateway.hold import shrink, take_hold
@@ -14,6 +14,8 @@ from bursar.ports import UpstreamResponse
 
 _MOST_BODY = 64 * 2**20  # bytes of a whole answer
 _MOST_ERROR_BODY = 2**20
+
+_BUSY = frozenset({429, 529})
 
 _FAULT_WORDS = {
     "connect": "upstream_unreachable",
@@ -30,7 +32,7 @@ async def run_attempts(node: Node, flight: Flight, ways: list[Priced]) -> None:
     for number, way in enumerate(ways, 1):
         attempt = await take_hold(node, flight, way, number)
         try:
-            last = await _try(node, flight, attempt, way.option)
+            last = await _try(node, flight, attempt, way.option, is_last=number == len(ways))
         finally:
             settle(node, flight, attempt)
         if last is None:
@@ -39,12 +41,12 @@ async def run_attempts(node: Node, flight: Flight, ways: list[Priced]) -> None:
     raise last
 
 
-async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option) -> Refusal | None:
+async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, is_last: bool) -> Refusal | None:
     """One dispatch. None = the caller has been answered; a Refusal = the next way may be tried."""
     try:
         response = await _dispatch(node, flight, attempt, option)
         if response.status >= 300:
-            return await _take_error(node, flight, attempt, option.key, response)
+            return await _take_error(node, flight, attempt, option.key, response, is_last=is_last)
         assert flight.call is not None
         if flight.call.stream and response.headers.get("content-type", "").startswith("text/event-stream"):
             await _take_stream(node, flight, attempt, response)
@@ -52,6 +54,8 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option) -> 
             await _take_whole(flight, attempt, response)
     except UpstreamFault as fault:
         return _take_fault(node, attempt, fault)
+    except Refusal as refusal:
+        return refusal  # the provider key was not released: nothing was sent
     return None
 
 
@@ -61,6 +65,8 @@ async def _dispatch(node: Node, flight: Flight, attempt: Attempt, option: Option
     assert flight.allowed is not None
     provider = attempt.provider
     lease = await node.leases.borrow(option.key)
+    if flight.exchange.gone:
+        raise ClientGone  # nobody waits for it, and nothing is spent yet
     body = provider.dialect.rewrite(flight.call, edits_for(option, flight.call, flight.allowed.edits))
     headers = upstream_headers(provider, flight.exchange.headers, lease.value)
     if not flight.dispatched:
@@ -135,9 +141,12 @@ def _break_stream(flight: Flight, attempt: Attempt, relay: Relay) -> None:
 
 
 async def _take_error(
-    node: Node, flight: Flight, attempt: Attempt, key: ProviderKey, response: UpstreamResponse
+    node: Node, flight: Flight, attempt: Attempt, key: ProviderKey, response: UpstreamResponse, *, is_last: bool
 ) -> Refusal | None:
-    """The provider said no. Its own words go to the caller, unless they are about Bursar's key."""
+    """The provider said no. Its own words go to the caller, unless they are about Bursar's key.
+
+    One that is busy is passed over while there is another way.
+    """
     facts = attempt.provider.dialect.upstream
     if facts.definite_refusal(response.status):
         attempt.ending = "refused"
@@ -154,6 +163,8 @@ async def _take_error(
         )
     if response.status < 400:
         return Refusal("upstream_broken", f"The provider answered {response.status}, a redirect that is not followed")
+    if response.status in _BUSY and not is_last:
+        return Refusal("upstream_broken", f"The provider {attempt.provider.name} answered {response.status}")
     flight.status, flight.word = response.status, "upstream_error"
     flight.exchange.respond(response.status, answer_headers(flight, attempt.provider, response), body)
     return None
