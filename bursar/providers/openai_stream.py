@@ -86,10 +86,8 @@ class OpenAIMeter:
             return event
         try:
             chunk = _chunk(data)
-        except msgspec.ValidationError:
-            return self._feed_shapeless(data, event)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self._feed_unreadable(data, event)
+            return self._feed_unusual(data, event)
         if not self._sample:
             self._sample = data
         if chunk.service_tier is not None:
@@ -131,28 +129,27 @@ class OpenAIMeter:
         self.usage = self._said = usage
         self.invalid = ""
 
-    def _feed_shapeless(self, data: bytes, event: bytes) -> bytes:
-        """Valid JSON of an unexpected shape: all of its choices count as output, its usage is read."""
+    def _feed_unusual(self, data: bytes, event: bytes) -> bytes:
+        """The end mark; data in several fields; a chunk of another shape; garbage, which proves nothing."""
+        joined = data_of(event) or data
+        if joined.strip() == _DONE:
+            self.ended = True
+        elif b"\n" in joined and data is not joined:
+            return event if self.feed(b"data: " + joined.replace(b"\n", b" ") + b"\n\n") else b""
+        else:
+            self._count_shapeless(joined)
+        return event
+
+    def _count_shapeless(self, data: bytes) -> None:
+        """Choices of an unknown shape count whole as output; the usage beside them is read."""
         try:
             chunk = _shapeless(data)
-        except msgspec.DecodeError:
-            return event  # not even an object
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
         if len(chunk.choices) > 4:
             self._saw(len(chunk.choices))
         if len(chunk.usage) > 4:
             self._read_usage(chunk.usage)
-        return event
-
-    def _feed_unreadable(self, data: bytes, event: bytes) -> bytes:
-        """Not JSON: the end mark, data in several fields, or garbage, which is passed on and proves nothing."""
-        if data.strip() == _DONE:
-            self.ended = True
-            return event
-        joined = data_of(event)
-        if joined is not None and joined != data.rstrip(b"\r\n") and b"\n" in joined:
-            rest = self.feed(b"data: " + joined.replace(b"\n", b" ") + b"\n\n")
-            return event if rest else b""
-        return event
 
     def cut(self, word: str, message: str) -> bytes:
         """A chunk that finishes every open choice with "length" and tells why, then the end mark."""

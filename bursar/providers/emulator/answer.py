@@ -61,7 +61,7 @@ def answer(request: Request) -> Answer:
 def _failure(request: Request) -> Answer:
     """A scripted error; a 429 says when to come back."""
     script = request.script
-    body = bytes(script.body) if script.body is not None else error_body(request.route, script.status)
+    body = bytes(script.body) or error_body(request.route, script.status)
     head = _head(request, script.status, len(body))
     counts = None
     if script.bill_error and request.route != "count_tokens":

@@ -17,12 +17,17 @@ def sample(schema: Schema, root: Schema | None = None, depth: int = 0) -> Any:
         return sample(_resolve(schema["$ref"], root), root, depth + 1)
     for choice in ("anyOf", "oneOf", "allOf"):
         if schema.get(choice):
-            return sample(schema[choice][0], root, depth + 1)
+            return sample(_simplest(schema[choice]), root, depth + 1)
     if "const" in schema:
         return schema["const"]
     if schema.get("enum"):
         return schema["enum"][0]
     return _of_type(schema, root, depth)
+
+
+def _simplest(choices: list[Schema]) -> Schema:
+    """Null where it is allowed: a schema that holds itself ends there."""
+    return next((choice for choice in choices if choice.get("type") == "null"), choices[0])
 
 
 def _of_type(schema: Schema, root: Schema, depth: int) -> Any:

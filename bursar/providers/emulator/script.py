@@ -36,7 +36,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tier: str = ""  # service tier as answered
     ignore_max_tokens: bool = False
     status: int = 200
-    body: msgspec.Raw | None = None  # of an error; by default the dialect's own
+    body: msgspec.Raw = msgspec.Raw()  # of an error; by default the dialect's own
     retry_after: float | None = None  # seconds
     stall: Stall = ""
     stall_s: float = 3600
