@@ -61,7 +61,7 @@ def wrk(target: Target, *, body: bytes, concurrency: int, seconds: float, tls: b
     script = OUT / f"{target.name}.lua"
     script.write_text(_SCRIPT % (headers, OUT / "body.json"))
     url = (target.tls_url if tls else target.url) + "/v1/chat/completions"
-    command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds}s", "--timeout", "20s", "-s", str(script), url]
+    command = ["wrk", "-t1", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(script), url]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30)
     line = next(line for line in done.stdout.splitlines() if line.startswith("JSON"))
     counted = json.loads(line.removeprefix("JSON"))
@@ -94,6 +94,8 @@ class _Stream(asyncio.Protocol):
         self.tail = (self.tail + data)[-16:]
         if self.events and not self.began.done():
             self.began.set_result(None)
+        if not self.head.startswith(b"HTTP/1.1 200"[: len(self.head)]):
+            self.finish()
         if self.tail.endswith(b"\r\n0\r\n\r\n"):
             self.finish()
 
@@ -130,6 +132,9 @@ async def open_streams(target: Target, body: bytes, count: int, per_second: int)
         _, stream = await loop.create_connection(lambda: _Stream(request), "127.0.0.1", port)
         streams.append(stream)
     await asyncio.wait_for(asyncio.gather(*(stream.began for stream in streams)), 60)
+    silent = [stream for stream in streams if not stream.events]
+    if silent:
+        raise RuntimeError(f"{len(silent)} of {count} streams did not begin; the first said {silent[0].head!r}")
     return streams
 
 

@@ -76,7 +76,7 @@ def _figures(turns: Sequence[tuple[float, Load]]) -> Figures:
 def f1_cpu(case: Case, targets: Sequence[Target], rounds: int, seconds: float) -> dict[str, Figures]:
     """CPU per plain request. The first turn of each target warms it up and is not counted."""
     for target in targets:
-        per_request(target, case, 0.5)
+        per_request(target, case, 1)
     turns: dict[str, list[tuple[float, Load]]] = {target.name: [] for target in targets}
     for _ in range(rounds):
         for target in targets:
