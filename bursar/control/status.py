@@ -72,7 +72,7 @@ def _warnings(facts: NodeFacts, version: int, provider_keys: Sequence[ProviderKe
         for gateway in facts.gateways
         if gateway.connected and gateway.directory_version < version
     ]
-    unowned = [key.address for key in provider_keys if key.billing_owner == UNASSIGNED]
+    unowned = [key.id for key in provider_keys if key.billing_owner == UNASSIGNED]
     if unowned:
         found.append(
             f"{len(unowned)} provider keys have no billing owner: bursar secrets tag {unowned[0]} billing_owner=OWNER"

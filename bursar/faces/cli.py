@@ -117,7 +117,7 @@ def _status_facts(status: dict[str, Any]) -> dict[str, str]:
         "data": status["data"],
         "directory": f"version {status['directory_version']}",
         "gateway": "; ".join(gateways),
-        "holds": ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["counts"].items()),
+        "knows": ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in status["counts"].items()),
         "wrong tokens": str(status["failed_guesses"]) if status["failed_guesses"] else "",
         "state": "ok" if status["ok"] else "",
     }
@@ -156,11 +156,11 @@ def _audit_group(offline: Offline) -> typer.Typer:
         records = terminal.api.call("GET", "/audit", query={"limit": count})["items"]
         columns = (
             Column("#", right=True),
-            Column("at"),
+            Column("at (UTC)", keep=True),
             Column("actor"),
             Column("action"),
             Column("target"),
-            Column("outcome"),
+            Column("outcome", spare=1),
         )
         terminal.rows(
             records,

@@ -34,7 +34,13 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
         terminal: Terminal, team: Annotated[str, typer.Option("--team", help="Only of this team.")] = ""
     ) -> None:
         """List virtual keys."""
-        columns = (Column("id", keep=True), Column("name"), Column("team"), Column("state"), Column("expires"))
+        columns = (
+            Column("id", keep=True),
+            Column("name"),
+            Column("team"),
+            Column("state"),
+            Column("expires (UTC)", keep=True, spare=1),
+        )
         terminal.rows(
             list(terminal.api.every("/keys", {"team": team})),
             columns,
@@ -123,7 +129,7 @@ def _show_minted(terminal: Terminal, minted: dict[str, Any], title: str) -> None
     if terminal.as_json:
         terminal.json(minted)
         return
-    write(terminal.out, secret_panel(title, minted["text"], ()))
+    write(terminal.out, secret_panel(title, minted["text"]))
     write(terminal.out, card(_facts(minted["key"])))
 
 

@@ -50,12 +50,12 @@ def _reading_budgets(group: typer.Typer, locate: Locate) -> None:
         budgets = [{**b, "balance": balances.get(b["id"])} for b in terminal.api.every("/budgets")]
         columns = (
             Column("id", keep=True),
-            Column("on"),
-            Column("window"),
-            Column("kind"),
+            Column("on", spare=1),
+            Column("window", spare=4),
+            Column("kind", spare=3),
             Column("limit", right=True),
             Column("posted", right=True),
-            Column("held", right=True),
+            Column("held", right=True, spare=2),
             Column("left", right=True),
             Column("state"),
         )
@@ -211,13 +211,13 @@ def add_usage(app: typer.Typer, locate: Locate) -> None:
         rows = list(terminal.api.every("/usage", query))
         columns = (
             Column(by),
-            Column("name"),
+            Column("name", spare=1),
             Column("attempts", right=True),
             Column("input", right=True),
             Column("output", right=True),
-            Column("cached", right=True),
+            Column("cached", right=True, spare=3),
             Column("cost", right=True),
-            Column("overage", right=True),
+            Column("overage", right=True, spare=2),
         )
         terminal.rows(rows, columns, _usage_row, "no call was settled in this span")
 
@@ -252,10 +252,10 @@ def prices_group(locate: Locate) -> typer.Typer:
             Column("model", keep=True),
             Column("input", right=True),
             Column("output", right=True),
-            Column("cache read", right=True),
-            Column("cache write", right=True),
-            Column("window", right=True),
-            Column("price"),
+            Column("cache read", right=True, spare=1),
+            Column("cache write", right=True, spare=2),
+            Column("window", right=True, spare=3),
+            Column("of", keep=True, spare=4),
         )
         terminal.rows(rows, columns, _price_row, f"bursar prices set {provider}/MODEL --input USD --output USD")
 

@@ -109,7 +109,7 @@ def limit_text(limit: dict[str, Any]) -> str:
         return f"{limit['amount']} calls in flight per {limit.get('scope', 'key')}"
     burst = f", burst {limit['burst']}" if limit.get("burst") else ""
     span = format_duration(limit.get("per_seconds", 60))
-    return f"{limit['amount']:,} {limit['unit'].replace('_', ' ')} a {span} per {limit.get('scope', 'key')}{burst}"
+    return f"{limit['amount']:,} {limit['unit'].replace('_', ' ')} in {span} per {limit.get('scope', 'key')}{burst}"
 
 
 def _shown(value: Any) -> str:

@@ -66,7 +66,7 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
             Column("id", keep=True),
             Column("address"),
             Column("owner"),
-            Column("models"),
+            Column("models", spare=1),
             Column("v", right=True),
             Column("state"),
         )

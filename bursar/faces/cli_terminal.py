@@ -87,7 +87,7 @@ class Terminal:
         if self.as_json:
             self.json(list(items))
         else:
-            write(self.out, table(columns, [row(item) for item in items], empty))
+            write(self.out, table(columns, [row(item) for item in items], empty, self.out.width))
 
     def one(self, item: Mapping[str, Any], facts: Mapping[str, str], done: str = "") -> None:
         """One thing: a JSON object, or a card below a line that says what was done."""

@@ -92,7 +92,7 @@ def team(cli: Cli) -> str:
 
 def test_teams_and_their_policy(cli: Cli, team: str) -> None:
     shown = cli("teams", "show", team).stdout
-    assert "600 requests a 1m per key, burst 50" in shown
+    assert "600 requests in 1m per key, burst 50" in shown
     changed = cli.json("teams", "update", team, "--set", "max-tokens-cap=4_096", "--set", "external=no")
     assert changed["policy"]["max_tokens_cap"] == 4096
     assert changed["policy"]["models"] == ["gpt-*"]
@@ -334,6 +334,20 @@ LISTS: list[tuple[str, ...]] = [
     ("usage",),
     ("audit", "tail"),
 ]
+
+
+def test_a_narrow_terminal_leaves_columns_out_and_never_cuts_a_number(cli: Cli, team: str) -> None:
+    made = cli.json(
+        "budgets", "create", f"team/{team}", "--limit", "$123456.789", "--window", "day", "--id", "narrow-day"
+    )
+    cli.stand.ledger.standing = [balance(made["id"], "123456.789", "99999.123456", "12345.678901")]
+    for width in range(60, 140, 7):
+        out = cli("budgets", "list", width=width).stdout
+        (row,) = [line for line in out.splitlines() if line.startswith("narrow-day")]
+        assert "$123,456.789" in row
+        assert "$99,999.123456" in row
+        assert ("too narrow for:" in out) is ("window" not in out.splitlines()[0])
+    cli("budgets", "remove", made["id"])
 
 
 @pytest.mark.parametrize("words", LISTS, ids=" ".join)
