@@ -63,7 +63,8 @@ def read_script(header: bytes, body: bytes, messages: bytes) -> Script:
         return _decode(header)
     if MARK.encode() not in body:
         return _PLAIN
-    return _decode(_directive(_last_user_text(messages)).encode()) if MARK in _last_user_text(messages) else _PLAIN
+    text = _last_user_text(messages)
+    return _decode(_directive(text).encode()) if MARK in text else _PLAIN
 
 
 def _decode(data: bytes) -> Script:
