@@ -9,7 +9,8 @@ import typer
 from rich.text import Text
 
 from bursar.faces.cli_keys import keys_group
-from bursar.faces.cli_money import add_usage, budgets_group, prices_group
+from bursar.faces.cli_money import add_usage, budgets_group
+from bursar.faces.cli_prices import prices_group
 from bursar.faces.cli_secrets import secrets_group
 from bursar.faces.cli_tenants import owners_group, teams_group
 from bursar.faces.cli_terminal import NOT_VERIFIED, Locate, Terminal, Trouble, command
