@@ -313,3 +313,18 @@ def test_no_bytes_break_a_meter(pieces: list[bytes]) -> None:
             for event in (piece, b"data: " + piece + b"\n\n", b"event: x\ndata: {" + piece + b"}\n\n"):
                 assert meter.feed(event) == event
         assert meter.cut("w", "m")
+
+
+def test_the_end_of_a_message_does_not_take_back_its_beginning() -> None:
+    events = events_of("anthropic_text")
+    lower = events[-2].replace(
+        b'{"output_tokens":15}', b'{"input_tokens":1,"cache_read_input_tokens":0,"output_tokens":15}'
+    )
+    assert lower != events[-2]
+    meter = meter_of("anthropic_text")
+    run(meter, [*events[:-2], lower])
+    assert meter.usage == FINAL["anthropic_text"][0]
+    negative = lower.replace(b'"input_tokens":1', b'"input_tokens":-1')
+    meter = meter_of("anthropic_text")
+    run(meter, [*events[:-2], negative])
+    assert (meter.usage, meter.invalid) == (None, "negative")
