@@ -62,8 +62,10 @@ def main() -> None:
     targets.certificate()
     measured, conditions = measure(set(given.rows.split(",")), rounds, seconds)
     conditions |= {"rounds": str(rounds), "seconds": f"{seconds:g}"}
-    folder = targets.OUT if given.quick or given.rows != parser.get_default("rows") else report.BENCH
-    print(report.write(measured, conditions, folder).read_text())
+    kept = not given.quick and given.rows == parser.get_default("rows")
+    print(report.write(measured, conditions, report.BENCH if kept else targets.OUT).read_text())
+    if kept:
+        report.write_readme(measured)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,17 @@ def wrk(target: Target, *, body: bytes, concurrency: int, seconds: float, tls: b
     script = OUT / f"{target.name}.lua"
     script.write_text(_SCRIPT % (headers, OUT / "body.json"))
     url = (target.tls_url if tls else target.url) + "/v1/chat/completions"
-    command = ["wrk", "-t1", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(script), url]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{concurrency}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        "20s",
+        "-s",
+        str(script),
+        url,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 30)
     line = next(line for line in done.stdout.splitlines() if line.startswith("JSON"))
     counted = json.loads(line.removeprefix("JSON"))

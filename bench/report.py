@@ -11,6 +11,7 @@ from bench.rows import Case, Figures, Measured
 from bench.targets import descriptors
 
 BENCH = Path(__file__).parent
+README_MARK, README_END = "<!-- figures: written by `make bench` -->", "<!-- /figures -->"
 _COLOURS = {"nginx": "#6b8f71", "pass-through": "#8a8fb5", "Bursar": "#c0562f", "Bursar, power": "#d99a7c"}
 
 _INTRO = """# Results
@@ -51,6 +52,35 @@ def write(measured: Measured, conditions: Mapping[str, str], folder: Path) -> Pa
     text += "\n".join([*_f1(measured.f1), *_f2(measured.f2), *_f3(measured.f3), *_f4(measured.f4), *_f5(measured.f5)])
     page.write_text(text + "\n" + _CAVEATS)
     return page
+
+
+def write_readme(measured: Measured) -> None:
+    """The few figures that the README shows, between its two marks."""
+    case, found = next(iter(measured.f1.items()))
+    bursar, nginx = found["Bursar"], found["nginx"]
+    direct, added = measured.f3["direct"], measured.f3["Bursar"]
+    rows = [
+        [f"CPU per call ({case.words})", f"{bursar.cpu_us:.0f} µs", f"{bursar.cpu_us / nginx.cpu_us:.1f} × nginx"],
+        ["CPU per streamed event", f"{measured.f2['Bursar'].cpu_us:.0f} µs", _ratio(measured.f2)],
+        [
+            "added latency, median (c=1)",
+            f"{(added.p50 - direct.p50) / 1000:.2f} ms",
+            "over calling the upstream directly",
+        ],
+        ["memory, idle", f"{measured.f4['idle_pss'] / 1e6:.0f} MB", "all three processes"],
+        ["start to first answer", f"{measured.f5['first']:.1f} s", "a new data folder"],
+        ["installed", f"{measured.f5['bytes'] / 1e6:.0f} MB", f"{measured.f5['packages']:.0f} packages"],
+    ]
+    readme = BENCH.parent / "README.md"
+    before, mark, rest = readme.read_text().partition(README_MARK)
+    _, end, after = rest.partition(README_END)
+    if not mark or not end:
+        raise RuntimeError("the README has lost the marks between which the figures stand")
+    readme.write_text(before + mark + "\n" + "\n".join(_table(["", "Bursar", ""], rows)) + end + after)
+
+
+def _ratio(found: Mapping[str, Figures]) -> str:
+    return f"{found['Bursar'].cpu_us / found['nginx'].cpu_us:.1f} × nginx, unbuffered"
 
 
 def _machine() -> str:

@@ -7,6 +7,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,12 +83,11 @@ class Reader:
 
     def run(self, block: Block) -> None:
         """Run one block; raises AssertionError with the page's line when it fails or prints something else."""
+        text = self.fitted(block.text)
         if block.language == "python":
-            command = [sys.executable, "-c", self.fitted(block.text)]
-        else:
-            before = f"set -a; [ ! -f {self.kept} ] || . {self.kept}; set -euo pipefail\n"
-            after = f"\nexport -p > {self.kept}\n"
-            command = ["bash", "-c", before + self.fitted(block.text) + after]
+            text = f"{shlex.quote(sys.executable)} -c {shlex.quote(text)}"
+        before = f"set -a; [ ! -f {self.kept} ] || . {self.kept}; set -euo pipefail\n"
+        command = ["bash", "-c", f"{before}{text}\nexport -p > {self.kept}\n"]
         done = subprocess.run(
             command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=60, check=False
         )
