@@ -75,8 +75,6 @@ class ChunkDecoder:
                     sink(data[at : at + size])
                     at += size + 2
             elif self._at == _DATA_END:
-                if line:
-                    raise Malformed("a chunk is longer than its size says")
                 self._at = _SIZE
             elif line:
                 self._drop_trailer(line)
@@ -105,7 +103,7 @@ class ChunkDecoder:
     def _hold(self, tail: bytes, most: int) -> None:
         """Keep an unfinished line of at most `most` bytes and half its CRLF."""
         if len(tail) > most + 1 or b"\n" in tail or b"\r" in tail[:-1] or (not most and tail != b"\r"):
-            raise Malformed("a chunk or trailer line is too long or not ended by CRLF")
+            raise Malformed("a chunk, its size line or a trailer is too long or not ended by CRLF")
         self._held = tail
 
     def _drop_trailer(self, line: bytes) -> None:
