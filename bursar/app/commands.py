@@ -85,7 +85,10 @@ def prove_ledger(data: Path) -> Verified:
 def prove_audit(data: Path, public_key: str | None) -> Verified:
     """Check the chain in audit.db and its checkpoints (bursar.control.verify_audit)."""
     try:
-        report = verify_audit.verify_database(data / "audit.db", data / "audit-checkpoints.jsonl", public_key)
+        checkpoints = data / "audit-checkpoints.jsonl"
+        report = verify_audit.verify_database(
+            data / "audit.db", checkpoints if checkpoints.exists() else None, public_key
+        )
     except (OSError, sqlite3.Error) as fault:
         return Verified({}, f"the audit cannot be read: {fault}", "name the data folder with --data")
     facts: dict[str, str | int] = {

@@ -26,10 +26,10 @@ from bursar.control.budgets import Budgets
 from bursar.control.daily import every_day
 from bursar.control.directory import Directory
 from bursar.control.first_start import (
+    emulator_answers,
     keys_in_environment,
     make_demo,
     make_emulator_keys,
-    only_emulator,
     seal_environment,
 )
 from bursar.control.keys import Keys
@@ -42,7 +42,7 @@ from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
 from bursar.control.teams import Teams
 from bursar.control.usage import Usage
 from bursar.core.audit import AuditFailed
-from bursar.core.directory import Snapshot
+from bursar.core.directory import ProviderKey, Snapshot
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
 from bursar.core.telemetry import MetricsDelta
@@ -177,8 +177,8 @@ class Control:
         found = keys_in_environment(self._env, config.providers)
         sealed = await seal_environment(self.provider_keys, found) if self._spec.seal_env else []
         demo = await make_demo(self.owners, self.teams, self.keys, self.budgets)
-        entries = await self.provider_keys.all()
-        self._emulated = config.emulator == "auto" and only_emulator(entries)
+        stored = self._directory.book.all(ProviderKey)
+        self._emulated = config.emulator == "auto" and emulator_answers(stored)
         if self._emulated:
             await make_emulator_keys(self.provider_keys, config.providers)
         return Ready(
@@ -233,7 +233,7 @@ class Control:
                 GatewayFacts(node=s.node, pid=s.pid, connected=True, directory_version=s.version)
                 for s in self._link.sessions
             ],
-            emulator=self._emulated,
+            emulator=self._emulated and emulator_answers(self._directory.book.all(ProviderKey)),
             warnings=[f"audit sink {name}: {why}" for name, why in self._audit.faults().items()],
         )
 

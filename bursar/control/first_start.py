@@ -7,8 +7,7 @@ from bursar.control.keys import KeyInput, Keys
 from bursar.control.owners import Owners
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.teams import TeamInput, Teams
-from bursar.core.directory import LimitDef, Policy, WindowDef
-from bursar.core.provider_keys import SecretEntry
+from bursar.core.directory import LimitDef, Policy, ProviderKey, WindowDef
 from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts
 from bursar.core.secret import Secret
 from bursar.core.units import usd_to_pico
@@ -50,9 +49,9 @@ async def make_emulator_keys(provider_keys: ProviderKeys, providers: Collection[
             await provider_keys.put(ACTOR, address, value, tags)
 
 
-def only_emulator(entries: Collection[SecretEntry]) -> bool:
+def emulator_answers(stored: Collection[ProviderKey]) -> bool:
     """No provider key is stored but those of the emulator: then, and only then, it answers."""
-    return all(address_parts(entry.address)[3] == EMULATOR_ENVIRONMENT for entry in entries)
+    return all(address_parts(key.address)[3] == EMULATOR_ENVIRONMENT for key in stored)
 
 
 def keys_in_environment(env: Mapping[str, str], providers: Collection[str]) -> dict[str, tuple[str, Secret]]:

@@ -131,6 +131,7 @@ RULES: dict[str, Rule] = {
     "in_use": Rule(409, _INVALID, _INVALID, False, "Something else still needs it"),
     "policy_widens": Rule(409, _INVALID, _INVALID, False, "A key may only narrow what its team allows"),
     "directory_changed": Rule(409, _INVALID, _INVALID, True, "The directory was changed by somebody else"),
+    "ledger_unreadable": Rule(503, "server_error", "api_error", True, "The ledger's read model stands still"),
     "directory_unavailable": Rule(503, "server_error", "api_error", True, "The directory cannot be written"),
     "internal_error": Rule(500, "server_error", "api_error", True, "Something failed inside Bursar"),
 }

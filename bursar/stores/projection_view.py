@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from bursar.core.errors import Refusal
 from bursar.core.ledger_records import Balance, UsageBy, UsageRow
 from bursar.ports import Clock
 from bursar.stores.journal_segment import JournalDamaged
@@ -32,8 +33,12 @@ _COLUMNS: dict[UsageBy, str] = {
 }
 
 
-class ProjectionFault(Exception):
-    """The ledger's projection cannot go on; the message says why."""
+class ProjectionFault(Refusal):
+    """The ledger's projection cannot go on; the message says why. Calls go on: money does not depend on it."""
+
+    def __init__(self, message: str) -> None:
+        hint = "Control's log has the details; `bursar ledger verify` checks the journal itself"
+        super().__init__("ledger_unreadable", message, hint, retry_after=5)
 
 
 class LedgerView:
