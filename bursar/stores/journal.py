@@ -105,7 +105,7 @@ class Journal:
             journal._on_event = on_event
             if durability == "power":
                 journal._executor = ThreadPoolExecutor(1, "journal")
-                journal._group = GroupCommit(journal._commit)
+                journal._group = GroupCommit(journal._commit, journal._rotate_if_full)
             journal._start()
         except BaseException:
             os.close(lock)
@@ -198,21 +198,15 @@ class Journal:
 
     def shrink(self, hold_id: int, ceiling_pico: int) -> None:
         """Lower a hold's ceiling on its hard budgets; never raises it."""
-        record = self._ledger.shrink(hold_id, ceiling_pico, self._clock.now())
-        if record is not None:
-            self._note(record)
+        self._note(self._ledger.shrink(hold_id, ceiling_pico, self._clock.now()))
 
     def post(self, hold_id: int, settlement: Settlement) -> None:
         """End a hold in its cost; what is above the hold is booked as overage. The second end of a hold is ignored."""
-        record = self._ledger.post(hold_id, settlement, self._clock.now())
-        if record is not None:
-            self._note(record)
+        self._note(self._ledger.post(hold_id, settlement, self._clock.now()))
 
     def void(self, hold_id: int, reason: str) -> None:
         """End a hold of which no byte was sent."""
-        record = self._ledger.void(hold_id, reason, self._clock.now())
-        if record is not None:
-            self._note(record)
+        self._note(self._ledger.void(hold_id, reason, self._clock.now()))
 
     async def correct(self, hold_id: int, delta_pico: int, reason: str) -> None:
         """Book what was learned after a hold's end, on the windows that admitted it. Reads segments in a thread.
@@ -229,9 +223,7 @@ class Journal:
 
     def define(self, budget: BudgetDef) -> None:
         """Take a new or changed budget; an unchanged one makes no record. Raises ValueError if it means nothing."""
-        record = self._ledger.define(budget, self._clock.now())
-        if record is not None:
-            self._note(record)
+        self._note(self._ledger.define(budget, self._clock.now()))
 
     # ---- what it says
 
@@ -260,8 +252,10 @@ class Journal:
 
     # ---- writing
 
-    def _note(self, record: Record) -> None:
-        """Apply a record and queue it for the next write."""
+    def _note(self, record: Record | None) -> None:
+        """Apply a record, if there is one, and queue it for the next write."""
+        if record is None:
+            return
         self._pending.append(encode(record))
         self._ledger.apply(record)
         self._trace("settle_buffered")
@@ -369,15 +363,26 @@ class Journal:
         """Make everything noted so far survive a power cut. Raises OSError."""
         if not self.flush():
             raise OSError(self.down)
-        if not self._suspect:
+        if self._suspect:
+            await self._rotate_durably()
+        else:
             try:
                 await self._in_thread(self._files.sync, self._segment.fd)
             except OSError:
                 self._suspect = True
                 raise
-        if self._suspect or self._segment.end >= self._rotate_at:
-            await self._rotate_durably()
         self.down = ""
+
+    async def _rotate_if_full(self) -> None:
+        if self._segment.end < self._rotate_at:
+            return
+        try:
+            await self._rotate_durably()
+        except OSError as error:
+            self._rotate_at = self._segment.end + self._segment_bytes // 16
+            if self._suspect:
+                self._failed(error)
+            self.flush()  # what was noted meanwhile
 
     async def _rotate_durably(self) -> None:
         """As `_rotate`, written in a thread; what is noted meanwhile waits for the new segment. Raises OSError."""

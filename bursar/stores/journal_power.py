@@ -5,10 +5,15 @@ from collections.abc import Awaitable, Callable
 
 
 class GroupCommit:
-    """Runs `commit` for all that wait, again for those who came while it ran. `commit` raises OSError."""
+    """Runs `commit` for all that wait, again for those who came while it ran, and `after` behind each success.
 
-    def __init__(self, commit: Callable[[], Awaitable[None]]) -> None:
+    `commit` raises OSError, which all that wait for it get; `after` raises nothing, and nobody waits for it but those
+    who came meanwhile.
+    """
+
+    def __init__(self, commit: Callable[[], Awaitable[None]], after: Callable[[], Awaitable[None]]) -> None:
         self._commit = commit
+        self._after = after
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -33,3 +38,4 @@ class GroupCommit:
                 for future in batch:
                     if not future.done():
                         future.set_result(None)
+                await self._after()

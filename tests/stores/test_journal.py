@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -404,7 +405,7 @@ async def test_a_cancelled_hold_is_voided(tmp_path, clock):
 
 
 async def test_segments_change_under_way_with_power_durability(tmp_path, clock):
-    journal = Journal.open(tmp_path, clock, "power", segment_bytes=8192)
+    journal = Journal.open(tmp_path, clock, "power", segment_bytes=4096)
     journal.define(budget(10**6, thresholds=()))
 
     async def call(cost: int) -> None:
@@ -417,6 +418,45 @@ async def test_segments_change_under_way_with_power_durability(tmp_path, clock):
     report = proven(tmp_path)
     assert report.last_segment > 2
     assert report.budgets[0].posted == 20 * sum(range(8))
+
+
+async def test_what_is_noted_while_a_segment_is_made_goes_into_the_new_one(tmp_path, clock):
+    class SlowFiles(FailingFiles):
+        """Writes in a thread wait for leave: only a new segment is written there."""
+
+        def write(self, fd: int, data: bytes) -> int:
+            if threading.current_thread() is not threading.main_thread():
+                loop.call_soon_threadsafe(making.set)
+                assert leave.wait(10)
+            return super().write(fd, data)
+
+    loop, making, leave = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    journal = Journal.open(tmp_path, clock, "power", segment_bytes=1, files=SlowFiles())
+    journal.define(budget(10**6))
+    first = await journal.hold(asking(10))
+    await making.wait()  # the segment was full: the next one is being made
+    journal.post(first.hold_id, settled(4))
+    second = asyncio.create_task(journal.hold(asking(20)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not second.done()
+    assert proven(tmp_path).counts.posted == 0
+    leave.set()
+    journal.post((await second).hold_id, settled(5))
+    journal.close()
+    report = proven(tmp_path)
+    assert (report.counts.posted, report.budgets[0].posted) == (2, 9)
+    assert report.last_segment > 1
+
+
+async def test_a_snapshot_never_runs_ahead_of_its_segment(tmp_path, clock):
+    journal = Journal.open(tmp_path, clock, "power")
+    journal.define(budget(10**6))
+    hold = await journal.hold(asking(10))
+    journal.post(hold.hold_id, settled(4))  # noted, not written yet
+    await journal._rotate_durably()
+    journal.close()
+    assert proven(tmp_path).last_segment == 2
 
 
 # ---- size ------------------------------------------------------------------------------------------------------------

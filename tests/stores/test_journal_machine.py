@@ -87,7 +87,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     def start(self) -> None:
         self.files.room = None
-        self.journal = Journal.open(self.folder, self.clock, segment_bytes=3000, files=self.files)
+        self.journal = Journal.open(self.folder, self.clock, segment_bytes=500, files=self.files)
 
     def define(self, name: str) -> None:
         self.versions[name] += 1
