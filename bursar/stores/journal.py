@@ -227,12 +227,6 @@ class Journal:
 
     # ---- what it says
 
-    def check(self, request: HoldRequest) -> Refusal | None:
-        """Would this be held now? Nothing is held."""
-        now = self._clock.now()
-        self._open_windows(request.budgets, now)
-        return self._ledger.check_hold(request, now)
-
     def room(self, budgets: Sequence[str]) -> int | None:
         """Pico-USD left in the tightest of these hard budgets; None = none of them is one."""
         self._open_windows(budgets, self._clock.now())

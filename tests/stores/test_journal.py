@@ -58,12 +58,15 @@ def test_a_restart_finds_the_same_balances(tmp_path, clock):
     assert proven(tmp_path).counts.posted == 3
 
 
-def test_holds_found_open_cost_their_ceiling_and_are_told(tmp_path, clock):
+@pytest.mark.parametrize("segments", [1, 2])
+def test_holds_found_open_cost_their_ceiling_and_are_told(tmp_path, clock, segments):
     journal = Journal.open(tmp_path, clock)
     journal.define(budget(1000))
     shrunk = journal.hold_now(asking(300))
     journal.shrink(shrunk.hold_id, 120)
     journal.hold_now(asking(200, request_id="lost"))
+    if segments == 2:
+        journal._rotate()
     events = []
     journal = reopened(journal, tmp_path, clock, on_event=events.append)
     assert sums(journal) == (320, 0, 0)
