@@ -52,3 +52,8 @@ def is_literal(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """Is it a literal address of this machine itself?"""
+    return is_literal(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback

@@ -12,7 +12,7 @@ import certifi
 import msgspec
 
 from bursar.core.errors import UpstreamFault
-from bursar.wire.address import is_literal, is_public
+from bursar.wire.address import is_literal, is_loopback, is_public
 
 _NAMES_SECONDS = 20.0  # how long a resolved name is believed
 _MAX_NAMES = 1024
@@ -58,8 +58,10 @@ class Proxy(msgspec.Struct, frozen=True):
 
 
 def bypasses(no_proxy: str, host: str) -> bool:
-    """Does the comma list NO_PROXY name this host, a domain above it, or everything (`*`)?"""
+    """Does the comma list NO_PROXY name this host, a domain above it, or everything (`*`)? This machine always is."""
     host = host.lower()
+    if host == "localhost" or is_loopback(host):
+        return True
     for entry in no_proxy.lower().split(","):
         name = entry.strip().partition(":")[0].removeprefix("*").removeprefix(".")
         if entry.strip() == "*" or (name and (host == name or host.endswith("." + name))):

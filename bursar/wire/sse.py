@@ -10,7 +10,6 @@ MAX_EVENT = 8 * 1024 * 1024
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 # The blank line that ends an event: a line end directly after another, or at the very start.
 _BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(ValueError):
@@ -74,32 +73,3 @@ class EventSplitter:
     def rest(self) -> bytes:
         """What is held of an event that never ended (or ended in a CR that nothing followed)."""
         return bytes(self._held)
-
-
-def data_of(event: bytes) -> bytes | None:
-    """The event's data fields joined by LF; None when it has none (a comment, a blank line)."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
-        return event[6:-2]
-    values = _values(event, b"data")
-    return b"\n".join(values) if values else None
-
-
-def event_name(event: bytes) -> str:
-    """The event's name; "" when it names none (the standard's `message`)."""
-    if event.startswith(b"data"):
-        return _last_name(event) if b"event" in event else ""
-    return _last_name(event)
-
-
-def _last_name(event: bytes) -> str:
-    names = _values(event, b"event")
-    return names[-1].decode("utf-8", "replace") if names else ""
-
-
-def _values(event: bytes, field: bytes) -> list[bytes]:
-    values = []
-    for line in _LINE_END.split(event.removeprefix(_BYTE_ORDER_MARK)):
-        name, _, value = line.partition(b":")
-        if name == field:
-            values.append(value.removeprefix(b" "))
-    return values

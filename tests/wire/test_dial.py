@@ -198,14 +198,15 @@ async def relaying() -> AsyncIterator[Relay]:
 async def test_https_goes_through_a_tunnel(authority: Authority) -> None:
     async with relaying() as relay:
         proxy = f"http://us%40er:p%3Aw@127.0.0.1:{relay.port}"
-        tls = authority.server("localhost")
+        tls = authority.server("api.example")
         async with providing(always_ok, tls=tls, ca_file=authority.file, proxy=proxy) as provider:
+            provider.origin = Origin("https", "api.example", provider.origin.port)
             for _ in range(2):
                 assert await (await provider.get()).read(9) == b"ok"
             port = provider.origin.port
     token = base64.b64encode(b"us@er:p:w")
     assert relay.heads == [
-        b"CONNECT localhost:%d HTTP/1.1\r\nHost: localhost:%d\r\nProxy-Authorization: Basic %b\r\n\r\n"
+        b"CONNECT api.example:%d HTTP/1.1\r\nHost: api.example:%d\r\nProxy-Authorization: Basic %b\r\n\r\n"
         % (port, port, token)
     ]
 
@@ -221,10 +222,9 @@ async def test_http_asks_the_proxy_in_absolute_form() -> None:
     assert b"proxy-authorization: Basic dTpw\r\n" in head
 
 
-async def test_no_proxy_goes_past_it() -> None:
+async def test_this_machine_is_not_asked_of_a_proxy() -> None:
     async with relaying() as relay:
-        proxy = f"http://127.0.0.1:{relay.port}"
-        async with providing(always_ok, proxy=proxy, no_proxy="x.example,127.0.0.1") as provider:
+        async with providing(always_ok, proxy=f"http://127.0.0.1:{relay.port}") as provider:
             assert await (await provider.get()).read(9) == b"ok"
     assert relay.heads == []
 
@@ -264,7 +264,11 @@ async def test_a_private_address_is_not_reached_through_a_proxy_either() -> None
         ("*.a.example", "b.a.example", True),
         ("a.example", "ba.example", False),
         ("x, A.Example:443 ", "a.example", True),
-        ("127.0.0.1", "127.0.0.1", True),
+        ("10.0.0.1", "10.0.0.1", True),
+        ("", "10.0.0.1", False),
+        ("", "127.0.0.1", True),
+        ("", "localhost", True),
+        ("", "::1", True),
         (",", "a.example", False),
     ],
 )

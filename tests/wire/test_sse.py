@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bursar.wire.sse import EventSplitter, EventTooLarge, data_of, event_name
+from bursar.wire.sse import EventSplitter, EventTooLarge
 
 LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINES = st.sampled_from(
@@ -85,31 +85,3 @@ def test_a_large_event_in_small_pieces_costs_linear_time() -> None:
     for _ in range(7000):  # 7 MB; quadratic copying would take minutes
         assert splitter.feed(piece) == []
     assert len(splitter.feed(b"\n\n")[0]) == 7_000_002
-
-
-@pytest.mark.parametrize(
-    ("event", "data", "name"),
-    [
-        (b"data: {}\n\n", b"{}", ""),
-        (b"data:{}\n\n", b"{}", ""),
-        (b"data:  two\n\n", b" two", ""),
-        (b"data: one\ndata: two\n\n", b"one\ntwo", ""),
-        (b"data\n\n", b"", ""),
-        (b"event: ping\ndata: {}\n\n", b"{}", "ping"),
-        (b"data: {}\nevent: late\n\n", b"{}", "late"),
-        (b"data: the event: x\n\n", b"the event: x", ""),
-        (b"event: a\r\ndata: 1\r\n\r\n", b"1", "a"),
-        (b"event: a\rdata: 1\r\r", b"1", "a"),
-        (b"event:a\nevent:b\ndata:1\n\n", b"1", "b"),
-        (b": note\n\n", None, ""),
-        (b"\n", None, ""),
-        (b"id: 7\nretry: 10\n\n", None, ""),
-        (b"\xef\xbb\xbfdata: 1\n\n", b"1", ""),
-        (b"data: one\rdata: two\n\n", b"one\ntwo", ""),
-        (b"database: 1\n\n", None, ""),
-        (b"data: unfinished", b"unfinished", ""),
-    ],
-)
-def test_fields(event: bytes, data: bytes | None, name: str) -> None:
-    assert data_of(event) == data
-    assert event_name(event) == name
