@@ -223,9 +223,8 @@ async def test_http_asks_the_proxy_in_absolute_form() -> None:
 
 
 async def test_this_machine_is_not_asked_of_a_proxy() -> None:
-    async with relaying() as relay:
-        async with providing(always_ok, proxy=f"http://127.0.0.1:{relay.port}") as provider:
-            assert await (await provider.get()).read(9) == b"ok"
+    async with relaying() as relay, providing(always_ok, proxy=f"http://127.0.0.1:{relay.port}") as provider:
+        assert await (await provider.get()).read(9) == b"ok"
     assert relay.heads == []
 
 
