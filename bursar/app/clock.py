@@ -5,13 +5,13 @@ import time
 
 
 class SystemClock:
-    """`bursar.ports.Clock` on the machine's own clocks."""
+    """`bursar.ports.Clock` on the machine's own clocks.
 
-    def now(self) -> int:
-        return time.time_ns()
+    A request asks two dozen times what time it is: these are the functions themselves, not methods around them.
+    """
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.time_ns)
+    monotonic = staticmethod(time.monotonic)
 
 
 class SystemEntropy:

@@ -22,7 +22,7 @@ from bursar.core.calls import DialectName
 from bursar.core.directory import Delta, Snapshot
 from bursar.core.errors import Refusal
 from bursar.core.ledger import LedgerEvent
-from bursar.core.tokens import digest
+from bursar.core.tokens import digester
 from bursar.gateway.answer import refusal_body, refusal_headers
 from bursar.gateway.lease import Leases
 from bursar.gateway.node import Node
@@ -53,7 +53,6 @@ class Gateway:
     def __init__(self, spec: NodeSpec) -> None:
         settings = spec.config
         self._spec = spec
-        self._pepper = b""
         self._happened: list[m.Happened] = []
         clock, folder = SystemClock(), Path(spec.data)
         dialects: dict[DialectName, Dialect] = {"openai": OpenAI(), "anthropic": Anthropic()}
@@ -77,7 +76,7 @@ class Gateway:
             leases=self._leases,
             upstream=Upstreams(self._client),
             splitter=EventSplitter,
-            digest=lambda text: digest(text, self._pepper),
+            digest=digester(b""),
         )
         self.node.most_top_keys = settings.metrics.top_keys
         self.node.happenings = self._happen
@@ -110,7 +109,7 @@ class Gateway:
     # ---- what control says
 
     def _welcome(self, snapshot: Snapshot, pepper: bytes) -> None:
-        self._pepper = pepper
+        self.node.digest = digester(pepper)
         self.node.tenants.replace(snapshot)
         self._apply_prices()
         self.node.ready = True

@@ -169,10 +169,25 @@ class Rates:
         """(limit, remaining units, seconds until full) for the answer's headers."""
         if bound.unit == "concurrency":
             return bound.amount, max(bound.amount - self._in_flight.get(bound.key, 0), 0), 0.0
-        wait = max(self._full_at.get(bound.key, 0.0) - max(now, self._now), 0.0)
-        if not bound.amount:
-            return 0, 0, _NEVER_S
-        return bound.amount, max(int(bound.burst - wait / bound.seconds_per_unit + 1e-6), 0), wait
+        _, remaining, wait = self.tightest((bound,), now)
+        return bound.amount, remaining, wait
+
+    def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
+        """Of some rates the one that has the least left: (rate, remaining units, seconds until full)."""
+        now = max(now, self._now)
+        tightest: tuple[Bound, int, float] | None = None
+        for bound in bounds:
+            wait = self._full_at.get(bound.key, now) - now
+            if not bound.amount:
+                remaining, wait = 0, _NEVER_S
+            elif wait <= 0.0:
+                remaining, wait = bound.burst, 0.0
+            else:
+                remaining = max(int(bound.burst - wait / bound.seconds_per_unit + 1e-6), 0)
+            if tightest is None or remaining < tightest[1]:
+                tightest = bound, remaining, wait
+        assert tightest is not None, "some rate is asked for"
+        return tightest
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,13 @@ class BoundSet(NamedTuple):
     shadowed: tuple[Bound, ...]
 
 
+class Shown(NamedTuple):
+    """The rates of one unit: an answer tells how the tightest of them stands."""
+
+    unit: str  # as header names spell it: "requests", "input-tokens", ...
+    bounds: tuple[Bound, ...]
+
+
 class BudgetSet(NamedTuple):
     """Ids of the budgets that a call counts against, each once; whether one of them is hard and enforced."""
 
@@ -98,6 +105,7 @@ class KeyPlan(msgspec.Struct, kw_only=True):
     _models: dict[str, bool] = {}
     _arrivals: dict[str, BoundSet] = {}
     _calls: dict[tuple[str, str], BoundSet] = {}
+    _shown: dict[tuple[str, str], tuple[Shown, ...]] = {}
     _budget_sets: dict[tuple[str, str, str, str], BudgetSet] = {}
 
     def check_alive(self, now: int) -> None:
@@ -134,6 +142,19 @@ class KeyPlan(msgspec.Struct, kw_only=True):
             found = self._bind(lambda limit: limit.scope != "provider_key" and not _at_arrival(limit), model, user)
             self._calls[(model, user)] = found
             _bounded(self._calls)
+        return found
+
+    def shown_rates(self, model: str, user: str) -> tuple[Shown, ...]:
+        """Every enforced rate of a call, by unit."""
+        found = self._shown.get((model, user))
+        if found is None:
+            by_unit: dict[str, tuple[Bound, ...]] = {}
+            for bound in (*self.arrival_bounds(user).enforced, *self.call_bounds(model, user).enforced):
+                if bound.unit != "concurrency":
+                    name = bound.unit.replace("_", "-")
+                    by_unit[name] = (*by_unit.get(name, ()), bound)
+            found = self._shown[(model, user)] = tuple(Shown(unit, bounds) for unit, bounds in by_unit.items())
+            _bounded(self._shown)
         return found
 
     def provider_key_limits(self, provider_key: str) -> tuple[Bound, ...]:

@@ -15,6 +15,7 @@ import hashlib
 import re
 import zlib
 from base64 import b32encode
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import msgspec
@@ -81,6 +82,18 @@ def digest(text: str, pepper: bytes) -> bytes:
     its own and needs no stretching. Any text is accepted: what is malformed is merely not found.
     """
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=pepper, digest_size=32).digest()
+
+
+def digester(pepper: bytes) -> Callable[[str], bytes]:
+    """`digest` with the pepper set: what depends on the pepper alone is computed here, once."""
+    keyed = hashlib.blake2b(key=pepper, digest_size=32)
+
+    def digest_of(text: str) -> bytes:
+        state = keyed.copy()
+        state.update(text.encode() if text.isascii() else text.encode("utf-8", "surrogatepass"))
+        return state.digest()
+
+    return digest_of
 
 
 def mask(text: str) -> str:

@@ -5,25 +5,17 @@ IETF draft-ietf-httpapi-ratelimit-headers-11 (`RateLimit-Policy`, `RateLimit`; r
 there), `Retry-After` in whole seconds (RFC 9110 §10.2.3).
 """
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from math import ceil
 
 import msgspec
 
 from bursar.core.calls import DialectName
 from bursar.core.errors import Refusal
+from bursar.core.limits import Bound
 
-
-class LimitView(NamedTuple):
-    """How one limit stands after this call: whole units, seconds until it is full again."""
-
-    name: str  # "requests" | "tokens" | "input-tokens" | "output-tokens"
-    limit: int
-    remaining: int
-    reset: float
-    period: int  # seconds the limit is counted over
+LimitView = tuple[str, tuple[Bound, int, float]]  # unit; its tightest rate, units left, seconds until it is full again
 
 
 def refusal_body(refusal: Refusal, dialect: DialectName, request_id: str) -> bytes:
@@ -48,12 +40,18 @@ def refusal_headers(refusal: Refusal, dialect: DialectName, request_id: str) -> 
         fields += id_fields(dialect, request_id)
     fields.append(("x-should-retry", "true" if rule.retry else "false"))
     if refusal.retry_after is not None and rule.retry:
-        fields.append(("retry-after", str(max(1, math.ceil(refusal.retry_after)))))
+        fields.append(("retry-after", str(max(1, ceil(refusal.retry_after)))))
     if refusal.word == "method_not_allowed":
         fields.append(("allow", str(refusal.facts["allow"])))
     if rule.status == 401:
         fields.append(("www-authenticate", 'Bearer realm="bursar"'))
     return fields
+
+
+def id_lines(dialect: DialectName, request_id: str) -> str:
+    """`id_fields` as lines."""
+    theirs = "request-id" if dialect == "anthropic" else "x-request-id"
+    return f"x-bursar-request-id: {request_id}\r\n{theirs}: {request_id}\r\n"
 
 
 def header_lines(fields: Sequence[tuple[str, str]]) -> str:
@@ -68,43 +66,32 @@ def id_fields(dialect: DialectName, request_id: str) -> list[tuple[str, str]]:
 
 def limit_headers(dialect: DialectName, views: Sequence[LimitView], now_ns: int) -> str:
     """How the tightest limit of each unit stands, in the caller's dialect and in the IETF's words."""
-    if not views:
-        return ""
-    dialect_lines = _anthropic_limits(views, now_ns) if dialect == "anthropic" else _openai_limits(views)
-    return dialect_lines + _ietf_limits(views)
-
-
-def _openai_limits(views: Sequence[LimitView]) -> str:
-    return "".join(
-        f"x-ratelimit-limit-{v.name}: {v.limit}\r\nx-ratelimit-remaining-{v.name}: {v.remaining}\r\n"
-        f"x-ratelimit-reset-{v.name}: {go_duration(v.reset)}\r\n"
-        for v in views
-    )
-
-
-def _anthropic_limits(views: Sequence[LimitView], now_ns: int) -> str:
-    return "".join(
-        f"anthropic-ratelimit-{v.name}-limit: {v.limit}\r\nanthropic-ratelimit-{v.name}-remaining: {v.remaining}\r\n"
-        f"anthropic-ratelimit-{v.name}-reset: {_rfc3339(now_ns, v.reset)}\r\n"
-        for v in views
-    )
-
-
-def _ietf_limits(views: Sequence[LimitView]) -> str:
-    for v in views:
-        if v.name == "requests":
-            return (
-                f'ratelimit-policy: "requests";q={v.limit};w={v.period}\r\n'
-                f'ratelimit: "requests";r={v.remaining};t={math.ceil(v.reset)}\r\n'
+    lines = ""
+    for unit, (bound, remaining, reset) in views:
+        if dialect == "anthropic":
+            lines += (
+                f"anthropic-ratelimit-{unit}-limit: {bound.amount}\r\n"
+                f"anthropic-ratelimit-{unit}-remaining: {remaining}\r\n"
+                f"anthropic-ratelimit-{unit}-reset: {_rfc3339(now_ns, reset)}\r\n"
             )
-    return ""
+        else:
+            lines += (
+                f"x-ratelimit-limit-{unit}: {bound.amount}\r\nx-ratelimit-remaining-{unit}: {remaining}\r\n"
+                f"x-ratelimit-reset-{unit}: {go_duration(reset)}\r\n"
+            )
+        if unit == "requests":
+            lines += (
+                f'ratelimit-policy: "requests";q={bound.amount};w={bound.per_seconds}\r\n'
+                f'ratelimit: "requests";r={remaining};t={ceil(reset)}\r\n'
+            )
+    return lines
 
 
 def go_duration(seconds: float) -> str:
     """`12ms`, `1s`, `6m0s`: how OpenAI writes a reset (Go's time.Duration.String, milliseconds at the finest)."""
     if seconds < 1:
-        return f"{math.ceil(seconds * 1000)}ms"
-    whole = math.ceil(seconds)
+        return f"{ceil(seconds * 1000)}ms"
+    whole = ceil(seconds)
     if whole < 60:
         return f"{whole}s"
     minutes, rest = divmod(whole, 60)
@@ -113,5 +100,5 @@ def go_duration(seconds: float) -> str:
 
 
 def _rfc3339(now_ns: int, reset: float) -> str:
-    at = datetime.fromtimestamp(now_ns // 10**9, UTC) + timedelta(seconds=math.ceil(reset))
+    at = datetime.fromtimestamp(now_ns // 10**9, UTC) + timedelta(seconds=ceil(reset))
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -29,7 +29,7 @@ def presented_key(headers: dict[str, str]) -> str:
     """The credential as the OpenAI (bearer), Anthropic (x-api-key) or Azure (api-key) SDK sends it."""
     bearer = headers.get("authorization")
     if bearer is not None:
-        if bearer[:7].title() == _BEARER and len(bearer) > len(_BEARER):
+        if (bearer.startswith(_BEARER) or bearer[:7].title() == _BEARER) and len(bearer) > len(_BEARER):
             return bearer[7:].strip()
         raise Refusal("key_missing", "The authorization header is not a bearer token", _HINT)
     text = headers.get("x-api-key") or headers.get("api-key")

@@ -6,10 +6,12 @@ Bursar's own.
 
 from bursar.core.calls import Call, Edits
 from bursar.core.secret import Secret
-from bursar.gateway.answer import header_lines, id_fields
+from bursar.gateway.answer import id_lines
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Option, Provider
 from bursar.ports import UpstreamResponse
+
+_ID_NAMES = ("request-id", "x-request-id")  # ours goes down under these
 
 
 def edits_for(option: Option, call: Call, edits: Edits) -> Edits:
@@ -35,23 +37,28 @@ def upstream_headers(provider: Provider, caller: dict[str, str], value: Secret) 
     """The lines to send up. The one place of the data path where a provider key is opened."""
     facts = provider.dialect.upstream
     allowed = facts.request_headers
-    lines = [f"{name}: {text}\r\n" for name, text in caller.items() if name in allowed]
-    lines += [f"{name}: {text}\r\n" for name, text in facts.required_headers if name not in caller]
-    lines += [f"{name}: {text}\r\n" for name, text in provider.headers]
+    lines = ""
+    for name, text in caller.items():
+        if name in allowed:
+            lines += f"{name}: {text}\r\n"
+    for name, text in facts.required_headers:
+        if name not in caller:
+            lines += f"{name}: {text}\r\n"
+    for name, text in provider.headers:
+        lines += f"{name}: {text}\r\n"
     if provider.auth == "bearer":
-        lines.append(f"authorization: Bearer {value.reveal()}\r\n")
+        lines += f"authorization: Bearer {value.reveal()}\r\n"
     elif provider.auth != "none":
-        lines.append(f"{provider.auth}: {value.reveal()}\r\n")
-    return "".join(lines).encode("latin-1")
+        lines += f"{provider.auth}: {value.reveal()}\r\n"
+    return lines.encode("latin-1")
 
 
 def answer_headers(flight: Flight, provider: Provider, response: UpstreamResponse) -> bytes:
     """The lines to send down: the provider's that may pass, our id, what policy did, how the limits stand."""
     allowed = provider.dialect.upstream.response_headers
-    ours = flight.headers + flight.limit_lines + header_lines(id_fields(flight.dialect, flight.request_id))
-    passed = [
-        f"{name}: {text}\r\n"
-        for name, text in response.headers.items()
-        if name in allowed and name not in ("request-id", "x-request-id")
-    ]
-    return ("".join(passed) + ours).encode("latin-1")
+    lines = ""
+    for name, text in response.headers.items():
+        if name in allowed and name not in _ID_NAMES:
+            lines += f"{name}: {text}\r\n"
+    lines += flight.headers + flight.limit_lines + id_lines(flight.dialect, flight.request_id)
+    return lines.encode("latin-1")

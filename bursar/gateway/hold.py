@@ -12,7 +12,7 @@ from bursar.core.ledger import HoldRequest
 from bursar.core.limits import Limited, Reservation
 from bursar.core.prices import worst_output_rate
 from bursar.gateway.admit import limit_refusal, note_shadow
-from bursar.gateway.answer import LimitView, limit_headers
+from bursar.gateway.answer import limit_headers
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node
 from bursar.gateway.price import Priced
@@ -82,17 +82,9 @@ def _limit_lines(node: Node, flight: Flight, now: float) -> str:
     plan, allowed = flight.plan, flight.allowed
     assert plan is not None
     assert allowed is not None
-    tightest: dict[str, LimitView] = {}
-    bounds = plan.arrival_bounds(flight.user).enforced + plan.call_bounds(allowed.billed_as, flight.user).enforced
-    for bound in bounds:
-        if bound.unit == "concurrency":
-            continue
-        limit, remaining, reset = node.rates.view(bound, now)
-        name = bound.unit.replace("_", "-")
-        known = tightest.get(name)
-        if known is None or remaining < known.remaining:
-            tightest[name] = LimitView(name, limit, remaining, reset, bound.per_seconds)
-    return limit_headers(flight.dialect, list(tightest.values()), node.clock.now())
+    shown = plan.shown_rates(allowed.billed_as, flight.user)
+    views = [(unit, node.rates.tightest(bounds, now)) for unit, bounds in shown]
+    return limit_headers(flight.dialect, views, node.clock.now())
 
 
 def _request(node: Node, flight: Flight, priced: Priced, top: Ceiling, number: int) -> HoldRequest:
