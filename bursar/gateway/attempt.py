@@ -114,8 +114,11 @@ async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: U
         leaving.client_left()
     try:
         await response.relay(relay.feed)
-        attempt.ending = "answered"
-        relay.finish()
+        if relay.stopped:
+            _break_stream(flight, attempt, relay)
+        else:
+            attempt.ending = "answered"
+            relay.finish()
     except UpstreamFault:
         _break_stream(flight, attempt, relay)
     finally:

@@ -22,12 +22,12 @@ class Leaving:
         """Read on to the end if policy and bounds allow, else stop the provider now."""
         drains = self._drains
         if not self._drain or drains.running >= drains.most:
-            self._response.abort()
+            self._relay.stop()
             return
         self._draining = True
         drains.running += 1
         self._relay.drain_at_most(drains.most_bytes)
-        self._timer = asyncio.get_running_loop().call_later(drains.seconds, self._response.abort)
+        self._timer = asyncio.get_running_loop().call_later(drains.seconds, self._relay.stop)
         self._response.resume()  # it may have been paused for the very caller who left
 
     def done(self) -> None:

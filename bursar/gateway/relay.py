@@ -6,6 +6,7 @@ goes on being read (but not written) after the caller has left, when policy says
 
 from collections.abc import Callable
 
+from bursar.core.errors import UpstreamFault
 from bursar.ports import EventSplitter, Exchange, StreamMeter, UpstreamResponse
 
 # Longest plausible text per output token. Providers enforce the cap themselves; this backstop must never cut an
@@ -17,7 +18,10 @@ CUT_WORD = "allowance_reached"
 
 
 class Relay:
-    """Between one upstream response and one caller. `first_event` and `cut` tell afterwards what happened."""
+    """Between one upstream response and one caller.
+
+    `first_event`, `cut` and `stopped` tell afterwards what happened.
+    """
 
     def __init__(
         self,
@@ -41,13 +45,18 @@ class Relay:
         self.meter = meter
         self.first_event = 0.0  # monotonic instant, 0 = none came
         self.cut = False
+        self.stopped = False  # we ended the upstream, for whatever reason: it did not come to its own end
         self.events = 0
         self._drain_left = 0  # bytes still read on for a caller who left
 
     def feed(self, data: bytes) -> None:
-        """Meter and pass on one piece of the body. Raises ValueError when an event is larger than any real one."""
+        """Meter and pass on one piece of the body. Raises UpstreamFault when an event is larger than any real one."""
         out = b""
-        for event in self._splitter.feed(data):
+        try:
+            events = self._splitter.feed(data)
+        except ValueError as fault:
+            raise UpstreamFault("malformed", str(fault), sent=True) from fault
+        for event in events:
             self.events += 1
             out += self.meter.feed(event)
             if self._most_bytes and self._passed_allowance():
@@ -63,15 +72,20 @@ class Relay:
         elif self._drain_left:
             self._drain_left -= len(data)
             if self._drain_left <= 0:
-                self._response.abort()
+                self.stop()
 
     def finish(self) -> None:
-        """The upstream's body ended by itself: hand on what is left and close the caller's stream."""
+        """The upstream's body ended by itself: meter and hand on what is left, close the caller's stream."""
         rest = self._splitter.rest()
-        if not self._exchange.gone and not self.cut:
-            if rest:
-                self._exchange.write(self.meter.feed(rest))
+        out = self.meter.feed(rest) if rest else b""
+        if not self._exchange.gone:
+            self._exchange.write(out)
             self._exchange.finish()
+
+    def stop(self) -> None:
+        """End the upstream now."""
+        self.stopped = True
+        self._response.abort()
 
     def drain_at_most(self, most_bytes: int) -> None:
         """The caller has left: read on, but not for ever."""
@@ -89,4 +103,4 @@ class Relay:
             message = f"The stream passed its allowance of {self._allowance} output tokens"
             self._exchange.write(out + self.meter.cut(CUT_WORD, message))
             self._exchange.finish()
-        self._response.abort()
+        self.stop()

@@ -100,7 +100,7 @@ def _arguments(generation: Generation) -> Any:
 def events(request: Request, generation: Generation, counts: Counts) -> list[Event]:
     """The stream's events in order, without malformations."""
     told = _told(counts, request)
-    opening = _message(request, [], None, None if told is None else {**told, "output_tokens": 1})
+    opening = _message(request, [], None, None if told is None else {**told, "output_tokens": min(1, counts.output)})
     found = [_event({"type": "message_start", "message": opening}), _event({"type": "ping"})]
     index = 0
     if generation.thought:
