@@ -46,6 +46,9 @@ _HARMLESS = names(
     " prompt_cache_key"
 )
 _KNOWN = _GOVERNED | _HARMLESS
+# A request that names no tier gets what its project is set to, which may be the dearest one (service_tier: "auto").
+_UNSET_TIER = "auto"
+_NO_EXTRAS = {"service_tier": _UNSET_TIER}
 # The commonest keys need no further look.
 _PLAIN = _HARMLESS | names("model messages max_tokens max_completion_tokens n stream user")
 _STREAM_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
@@ -92,7 +95,7 @@ class OpenAI:
             raise wrong_kind("messages", "an array")
         found = Findings()
         count = read_messages(messages, found)
-        extras = {} if _PLAIN.issuperset(fields) else _read_extras(fields, found)
+        extras = _NO_EXTRAS if _PLAIN.issuperset(fields) else _read_extras(fields, found)
         plain, completion = whole(fields, "max_tokens"), whole(fields, "max_completion_tokens")
         cap, cap_field = _largest_cap(plain, completion)
         return Call(
@@ -196,7 +199,7 @@ def _read_extras(fields: Fields, found: Findings) -> dict[str, Any]:
     effort = text(fields, "reasoning_effort")
     return {
         "wants_usage": _wants_usage(fields, found),
-        "service_tier": text(fields, "service_tier") or "",
+        "service_tier": text(fields, "service_tier") or _UNSET_TIER,
         "reasoning": effort not in (None, "none"),
     }
 

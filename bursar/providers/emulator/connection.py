@@ -118,9 +118,9 @@ class Connection(asyncio.Protocol):
         if any(step.wait or step.close for step in given.steps):
             self._task = asyncio.get_running_loop().create_task(self._play(request, given))
             return
-        self._transport.write(b"".join([step.data for step in given.steps]))
-        if given.counts is not None:
+        if given.counts is not None:  # before the answer leaves: whoever has the answer finds it on the bill
             self._desk.charge(request, given.counts, given.counts.output, "error" if given.bill_whole else "done")
+        self._transport.write(b"".join([step.data for step in given.steps]))
 
     async def _play(self, request: Request, given: Answer) -> None:
         """Step by step. What is billed is what was generated: once it is complete, or when either side breaks off."""
