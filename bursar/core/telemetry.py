@@ -1,6 +1,6 @@
 """The metrics by name, with their labels and buckets, and the delta in which the gateway ships them to control.
 
-The gateway only counts into dicts; control renders (a scrape in the data path's process was seen to stall every stream).
+The gateway only counts into dicts; control renders: a scrape in the data path's process was seen to stall streams.
 Label values are bounded before they get here: `key` is the public id of one of the top N keys, or "other".
 """
 
