@@ -4,6 +4,8 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from tests.e2e.broker import Broker
 
 
@@ -52,6 +54,14 @@ class Tenants:
 
     def disable(self, key: MadeKey) -> None:
         self.post(f"/keys/{key.id}/disable")
+
+    def worst_case(self, ask: dict[str, Any]) -> int:
+        """The ceiling of a chat call in pico-USD, as a key that cannot pay it is told."""
+        poor = self.key(budget={"limit_usd": "0.000000000001"})
+        headers = {"authorization": f"Bearer {poor.text}"}
+        told = httpx.post(f"{self.broker.url}/v1/chat/completions", headers=headers, json=ask, timeout=10).json()
+        assert told["error"]["code"] == "can_never_fit", told
+        return int(told["bursar"]["facts"]["asked_pico"])
 
     def balance(self, budget: str) -> dict[str, Any]:
         answer = self.broker.admin("GET", "/v1/admin/balances", params={"limit": 1000})

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from bursar.core.errors import RULES
+from bursar.core.units import pico_to_usd, usd_to_pico
 from tests.e2e.broker import Broker
 from tests.e2e.tenants import Tenants
 
@@ -171,9 +172,10 @@ def test_openai_waits_for_a_place(broker: Broker, tenants: Tenants) -> None:
 
 def test_money_held_by_a_call_in_flight_comes_back(broker: Broker, tenants: Tenants) -> None:
     """Two calls whose ceilings do not fit together: the second waits, is never told that the money is gone."""
-    key = tenants.key(budget={"limit_usd": "0.003"})  # 4,000 tokens of output at $0.60 a million are $0.0024
+    ask: dict[str, Any] = {"model": "gpt-4o-mini", "max_tokens": 4000}
+    most = tenants.worst_case({**ask, "messages": slow(1)})
+    key = tenants.key(budget={"limit_usd": pico_to_usd(most * 3 // 2)})
     with openai.OpenAI(base_url=f"{broker.url}/v1", api_key=key.text, max_retries=0) as client:
-        ask: dict[str, Any] = {"model": "gpt-4o-mini", "max_tokens": 4000}
         stream = client.chat.completions.create(messages=slow(1), stream=True, **ask)
         next(iter(stream))
         with pytest.raises(openai.RateLimitError) as caught:
@@ -185,13 +187,14 @@ def test_money_held_by_a_call_in_flight_comes_back(broker: Broker, tenants: Tena
 
 
 def test_a_spent_budget_is_not_tried_again(broker: Broker, tenants: Tenants) -> None:
-    key = tenants.key(budget={"limit_usd": "0.0001"})
-    counted = Counted()
-    transport = openai.DefaultHttpxClient(event_hooks={"request": [counted]})
     script = json.dumps({"input": 20, "output": 60})
     spend = [{"role": "user", "content": f"Hello [[emulator {script}]]"}]
+    ask: dict[str, Any] = {"model": "gpt-4o-mini", "messages": spend, "max_tokens": 60}
+    limit = tenants.worst_case(ask)
+    key = tenants.key(budget={"limit_usd": pico_to_usd(limit)})
+    counted = Counted()
+    transport = openai.DefaultHttpxClient(event_hooks={"request": [counted]})
     with openai.OpenAI(base_url=f"{broker.url}/v1", api_key=key.text, max_retries=2, http_client=transport) as client:
-        ask: dict[str, Any] = {"model": "gpt-4o-mini", "messages": spend, "max_tokens": 60}
         assert client.chat.completions.create(**ask).choices
         before = counted.asked
         with pytest.raises(openai.RateLimitError) as caught:
@@ -199,5 +202,4 @@ def test_a_spent_budget_is_not_tried_again(broker: Broker, tenants: Tenants) -> 
     assert caught.value.code == "budget_exhausted"
     assert caught.value.type == "insufficient_quota"
     assert counted.asked - before == 1
-    balance = tenants.balance(key.budgets[0])
-    assert float(balance["posted_usd"]) <= 0.0001
+    assert usd_to_pico(tenants.balance(key.budgets[0])["posted_usd"]) <= limit
