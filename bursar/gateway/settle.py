@@ -59,7 +59,7 @@ def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
         _learn(node, flight, attempt, usage)
     else:
         exact, pico = False, _inexact(flight, attempt)
-        reason = attempt.invalid or attempt.ending
+        reason = attempt.invalid or ("missing" if attempt.ending == "answered" else attempt.ending)
         node.counters.add("bursar_inexact_total", (attempt.price.model, reason))
         usage = None
     outcome = "ok" if attempt.ending == "answered" else attempt.ending
@@ -105,7 +105,7 @@ def _settle_tokens(node: Node, attempt: Attempt, input_tokens: int, output_token
 
 def _learn(node: Node, flight: Flight, attempt: Attempt, usage: Usage) -> None:
     assert flight.call is not None
-    if attempt.ending == "answered":
+    if attempt.ending == "answered" and usage.input_tokens:  # a count of tokens bills none, and teaches nothing
         node.estimate.learn(attempt.price.model, flight.call.input_bytes, usage)
 
 
