@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from bursar.app.clock import SystemClock
 from bursar.app.places import keyfile_path
 from bursar.app.settings import read_config
 from bursar.config.checks import check_files
@@ -13,7 +14,9 @@ from bursar.control import verify_audit, verify_ledger
 from bursar.core.strict import Faults
 from bursar.core.units import pico_to_usd
 from bursar.faces.cli import Offline, UpOptions, Verified, build_cli
-from bursar.faces.cli_terminal import Place
+from bursar.faces.cli_terminal import Place, Trouble
+from bursar.stores.catalogue import CatalogueBroken, compare
+from bursar.stores.catalogue import load as load_catalogue
 
 
 def locate(config: str | None, data: str | None) -> Place:
@@ -103,6 +106,26 @@ def prove_audit(data: Path, public_key: str | None) -> Verified:
     return Verified(facts, where + report.fault, "compare with the copy in another sink, audit.jsonl for one")
 
 
+def compare_prices(other: Path, tolerance: int) -> list[dict[str, str | int]]:
+    """Rates, in USD per million tokens, on which the shipped table and another one differ. Raises Trouble."""
+    try:
+        found = compare(load_catalogue(), other, SystemClock().now(), tolerance)
+    except CatalogueBroken as fault:
+        hint = "Give LiteLLM's model_prices_and_context_window.json or genai-prices' data.json"
+        raise Trouble(str(fault), hint) from None
+    return [
+        {
+            "provider": row.provider,
+            "model": row.model,
+            "rate": row.rate,
+            "ours_usd": pico_to_usd(row.ours * 10**6),
+            "theirs_usd": pico_to_usd(row.theirs * 10**6),
+            "percent": row.percent,
+        }
+        for row in found
+    ]
+
+
 def _progress(done: int, total: int, records: int) -> None:
     end = "\n" if done == total else ""
     sys.stderr.write(f"\r{done} of {total} segments, {records:,} records{end}")
@@ -110,7 +133,7 @@ def _progress(done: int, total: int, records: int) -> None:
 
 
 def main() -> None:
-    build_cli(Offline(locate, up, check_config, prove_ledger, prove_audit))(prog_name="bursar")
+    build_cli(Offline(locate, up, check_config, prove_ledger, prove_audit, compare_prices))(prog_name="bursar")
 
 
 if __name__ == "__main__":

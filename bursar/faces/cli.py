@@ -10,7 +10,7 @@ from rich.text import Text
 
 from bursar.faces.cli_keys import keys_group
 from bursar.faces.cli_money import add_usage, budgets_group
-from bursar.faces.cli_prices import prices_group
+from bursar.faces.cli_prices import Compare, prices_group
 from bursar.faces.cli_secrets import secrets_group
 from bursar.faces.cli_tenants import owners_group, teams_group
 from bursar.faces.cli_terminal import NOT_VERIFIED, Locate, Terminal, Trouble, command
@@ -49,6 +49,7 @@ class Offline:
     check_config: Callable[[str | None], Mapping[str, str]]  # what was read; raises Faults
     verify_ledger: Callable[[Path], Verified]
     verify_audit: Callable[[Path, str | None], Verified]  # (data folder, known public key)
+    compare_prices: Compare
 
 
 def build_cli(offline: Offline) -> typer.Typer:
@@ -68,7 +69,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(budgets_group(locate), name="budgets")
     app.add_typer(secrets_group(locate), name="secrets")
     add_usage(app, locate)
-    app.add_typer(prices_group(locate), name="prices")
+    app.add_typer(prices_group(locate, offline.compare_prices), name="prices")
     app.add_typer(_ledger_group(offline), name="ledger")
     app.add_typer(_audit_group(offline), name="audit")
     return app

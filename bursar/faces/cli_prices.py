@@ -1,5 +1,7 @@
 """`bursar prices`: what is in force, and your own on top."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,11 +15,45 @@ Model = Annotated[str, typer.Argument(metavar="PROVIDER[/MODEL]", help="For exam
 Rate = Annotated[str | None, typer.Option(metavar="USD", help="USD per million tokens.", show_default=False)]
 
 
-def prices_group(locate: Locate) -> typer.Typer:
+Compare = Callable[[Path, int], list[dict[str, str | int]]]
+"""(another public table, tolerance in percent) -> the rates that differ. Raises Trouble."""
+
+
+def prices_group(locate: Locate, compare: Compare) -> typer.Typer:
     group = typer.Typer(help="Prices: dated, with their source; your own on top.", no_args_is_help=True)
     _reading(group, locate)
     _setting(group, locate)
+    _comparing(group, locate, compare)
     return group
+
+
+def _comparing(group: typer.Typer, locate: Locate, compare_tables: Compare) -> None:
+    @command(group, "compare", locate)
+    def compare(
+        terminal: Terminal,
+        table: Annotated[Path, typer.Argument(help="LiteLLM's or genai-prices' price file.")],
+        tolerance: Annotated[int, typer.Option(min=0, max=100, help="Percent that is let pass.")] = 1,
+    ) -> None:
+        """Hold the shipped prices against a second public table, offline: rates that differ by more than 1 %."""
+        columns = (
+            Column("model", keep=True),
+            Column("rate"),
+            Column("ours", right=True),
+            Column("theirs", right=True),
+            Column("%", right=True),
+        )
+        terminal.rows(
+            compare_tables(table, tolerance),
+            columns,
+            lambda row: (
+                f"{row['provider']}/{row['model']}",
+                str(row["rate"]),
+                dollars(str(row["ours_usd"])),
+                dollars(str(row["theirs_usd"])),
+                f"{row['percent']:+}",
+            ),
+            "nothing differs",
+        )
 
 
 def _reading(group: typer.Typer, locate: Locate) -> None:

@@ -76,7 +76,7 @@ def compare(table: PriceTable, other: Path, at_ns: int, tolerance_percent: int =
             _genai_rows(content) if isinstance(content, list) or "providers" in content else _litellm_rows(content)
         )
     except (OSError, msgspec.DecodeError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
-        raise CatalogueBroken(f"{other}: not a price table that can be read ({error!r})") from error
+        raise CatalogueBroken(f"{other}: not a price table that can be read ({error})") from error
     found = []
     for provider, model, rates in rows:
         price = table.find(provider, model, at_ns)

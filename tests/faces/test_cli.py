@@ -34,12 +34,14 @@ class Cli:
         self.stand = stand
         self.ledger = Verified({"records": 3, "holds": 1})
         self.upped: list[UpOptions] = []
+        self.differences: list[dict[str, str | int]] = []
         offline = Offline(
             locate=lambda _config, data: Place(Path(data) if data else stand.folder, stand.url),
             up=self._up,
             check_config=self._check,
             verify_ledger=lambda _data: self.ledger,
             verify_audit=lambda _data, key: Verified({"records": 9, "public key": key or "as declared"}),
+            compare_prices=lambda _other, _tolerance: self.differences,
         )
         self.app = build_cli(offline)
         self.env: dict[str, str] = {}
@@ -378,3 +380,14 @@ def test_no_key_of_ours_is_ever_printed_but_where_it_is_made(cli: Cli, team: str
     for words in (*LISTS, ("status",), ("teams", "show", team)):
         assert not re.search(KEY_PATTERN, cli(*words).output)
         assert not re.search(KEY_PATTERN, cli(*words, "--json").output)
+
+
+def test_prices_that_differ_are_listed(cli: Cli) -> None:
+    """A second public table is held against the shipped one, offline."""
+    assert "nothing differs" in cli("prices", "compare", "table.json").stdout
+    row: dict[str, str | int] = {"provider": "openai", "model": "gpt-4o-mini", "rate": "output", "percent": 17}
+    cli.differences = [{**row, "ours_usd": "0.60", "theirs_usd": "0.70"}]
+    text = cli("prices", "compare", "table.json").stdout
+    assert "openai/gpt-4o-mini" in text
+    assert "+17" in text
+    assert cli.json("prices", "compare", "table.json") == cli.differences
