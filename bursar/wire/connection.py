@@ -28,6 +28,7 @@ class Connection(Line):
     """One client connection."""
 
     __slots__ = (
+        "_blank",
         "_carry",
         "_exchange",
         "_expects",
@@ -45,6 +46,7 @@ class Connection(Line):
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None  # the task waits here between two exchanges
         self._carry = Carry()
+        self._blank = False  # an empty line came before the next request
         self._expects = False  # the client waits for 100 Continue
         self._held = 0  # body bytes counted for the open exchange that came with their head
         self.peer = ""
@@ -114,7 +116,8 @@ class Connection(Line):
 
     def _begin(self, data: bytes) -> None:
         """The first bytes of a request."""
-        if data.startswith(b"\r\n"):  # RFC 9112 §2.2: an empty line before the request line is ignored
+        if data.startswith(b"\r\n") and not self._blank:  # RFC 9112 §2.2: one empty line before it is ignored
+            self._blank = True
             data = data[2:]
             if not data:
                 return
@@ -156,6 +159,7 @@ class Connection(Line):
         body: bytes | None = b""
         length = head.length
         end = at + length
+        self._blank = False
         self.deadline = NEVER
         if length:
             if 0 < length <= door.max_body and end <= len(data) and door.has_room(length):

@@ -9,7 +9,7 @@ import h11
 import httptools
 import pytest
 import uvloop
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bursar.core.errors import Refusal
@@ -147,6 +147,8 @@ def test_any_chopping_gives_the_same_requests(bench: Bench, first: Fair, second:
 
 @settings(max_examples=60, deadline=None)
 @given(row=st.sampled_from([row for row in REFUSED if len(row.raw) < 2000 and row.raw[0] != 22]), cuts=CUTS)
+@example(row=next(row for row in REFUSED if row.name == "two empty lines first"), cuts=[1, 2])
+@example(row=next(row for row in REFUSED if row.name == "two empty lines first"), cuts=[2])
 def test_any_chopping_is_refused_alike(bench: Bench, row: Row, cuts: list[int]) -> None:
     got, seen = bench.send(chop(row.raw + SMUGGLED, cuts))
     assert seen.requests == []
