@@ -5,7 +5,7 @@ that is away for a while stops nobody. The value is a `Secret`: only the outgoin
 """
 
 import asyncio
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -34,14 +34,13 @@ class Releases(Protocol):
 
 
 class Lease(msgspec.Struct):
-    """A provider key in hand. `uses` counts since the last flush."""
+    """A provider key in hand."""
 
     secret_id: str
     version: int
     value: Secret
     expires_at: int  # ns
     renew_at: int  # ns
-    uses: int = 0
 
 
 class Leases:
@@ -52,55 +51,59 @@ class Leases:
         self._clock = clock
         self._held: dict[tuple[str, int], Lease] = {}
         self._asking: dict[tuple[str, int], asyncio.Task[Lease]] = {}
+        self._uses: dict[tuple[str, int], int] = {}  # apart from the leases: those of a revoked one count as well
 
     async def borrow(self, key: ProviderKey) -> Lease:
         """The key's lease, asked of control when there is none. Counts one use. Raises Refusal."""
-        lease = self._held.get((key.id, key.version))
+        name = (key.id, key.version)
+        lease = self._held.get(name)
         now = self._clock.now()
         if lease is None or now >= lease.expires_at:
-            lease = await self._ask(key.id, key.version)
+            lease = await self._ask(name)
         elif now >= lease.renew_at:
             lease.renew_at = now + _RETRY_RENEWAL_NS
-            self._renew(key.id, key.version)
-        lease.uses += 1
+            self._renew(name)
+        self._uses[name] = self._uses.get(name, 0) + 1
         return lease
 
     def forget(self, secret_id: str, version: int | None = None) -> None:
-        """A revoked version (or every version of an entry) is gone at once."""
-        for held in [k for k in self._held if k[0] == secret_id and version in (None, k[1])]:
-            del self._held[held]
+        """A revoked version (or every version of an entry) is gone at once; what is on its way is not kept."""
+        tables: tuple[dict[tuple[str, int], Any], ...] = (self._held, self._asking)
+        for table in tables:
+            for name in [known for known in table if known[0] == secret_id and version in (None, known[1])]:
+                del table[name]
 
     def take_uses(self) -> list[tuple[str, int, int]]:
         """(secret id, version, uses) since the last call; for the audit, flushed at least every 10 s."""
-        counts = [(lease.secret_id, lease.version, lease.uses) for lease in self._held.values() if lease.uses]
-        for lease in self._held.values():
-            lease.uses = 0
+        counts = [(*name, uses) for name, uses in self._uses.items()]
+        self._uses.clear()
         return counts
 
-    async def _ask(self, secret_id: str, version: int) -> Lease:
+    async def _ask(self, name: tuple[str, int]) -> Lease:
         # Shielded: one caller that leaves must not fail the others who wait for the same release.
-        return await asyncio.shield(self._single_flight(secret_id, version))
+        return await asyncio.shield(self._single_flight(name))
 
-    def _renew(self, secret_id: str, version: int) -> None:
-        self._single_flight(secret_id, version).add_done_callback(_retrieve)
+    def _renew(self, name: tuple[str, int]) -> None:
+        self._single_flight(name).add_done_callback(_retrieve)
 
-    def _single_flight(self, secret_id: str, version: int) -> "asyncio.Task[Lease]":
-        name = (secret_id, version)
+    def _single_flight(self, name: tuple[str, int]) -> "asyncio.Task[Lease]":
         task = self._asking.get(name)
         if task is None:
-            task = asyncio.ensure_future(self._fetch(secret_id, version))
-            self._asking[name] = task
-            task.add_done_callback(lambda _: self._asking.pop(name, None))
+            task = self._asking[name] = asyncio.ensure_future(self._fetch(name))
+            task.add_done_callback(lambda done: self._answered(name, done))
         return task
 
-    async def _fetch(self, secret_id: str, version: int) -> Lease:
-        granted = await self._releases.release(secret_id, version)
+    def _answered(self, name: tuple[str, int], done: "asyncio.Task[Lease]") -> None:
+        if self._asking.get(name) is done:  # else it was revoked meanwhile, and perhaps asked anew
+            del self._asking[name]
+
+    async def _fetch(self, name: tuple[str, int]) -> Lease:
+        granted = await self._releases.release(*name)
         now = self._clock.now()
         renew_at = now + int((granted.expires_at - now) * _RENEW_AFTER)
-        lease = Lease(secret_id, version, granted.value, granted.expires_at, renew_at)
-        before = self._held.get((secret_id, version))
-        lease.uses = before.uses if before is not None else 0
-        self._held[secret_id, version] = lease
+        lease = Lease(*name, granted.value, granted.expires_at, renew_at)
+        if self._asking.get(name) is asyncio.current_task():
+            self._held[name] = lease
         return lease
 
 
