@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import itertools
-import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,7 +210,7 @@ def test_nothing_is_left_open(impatient: Broker) -> None:
     while gauges(impatient.metrics()) != {"bursar_in_flight": 0.0, "bursar_open_holds": 0.0}:
         assert time.monotonic() < deadline, gauges(impatient.metrics())
         time.sleep(0.2)
-    assert len(os.listdir(f"/proc/{impatient.pids()['gateway']}/fd")) < 150
+    assert len(list(Path(f"/proc/{impatient.pids()['gateway']}/fd").iterdir())) < 150
 
 
 def gauges(text: str) -> dict[str, float]:
