@@ -99,14 +99,16 @@ class Tenants:
             tables.get(kind, {}).pop(entity_id, None)  # type: ignore[attr-defined]  # dicts of different values
 
     def _touched(self, delta: Delta) -> set[str]:
-        """Ids of the keys whose plan a delta can change, as the tables stand now."""
-        if any(b.subject_kind in ("tag", "model", "user", "node", "provider_key") for b in delta.budgets):
+        """Ids of the keys whose plan a delta can change, as the tables stand now: before it, and after."""
+        budgets = [*delta.budgets, *(self.budgets[b.id] for b in delta.budgets if b.id in self.budgets)]
+        if any(b.subject_kind in ("tag", "model", "user", "node", "provider_key") for b in budgets):
             return set(self.keys)
         teams = {team.id for team in delta.teams}
         owners = {owner.id for owner in delta.owners}
         keys = {key.id for key in delta.keys}
-        for budget in delta.budgets:
-            {"team": teams, "owner": owners, "key": keys}.get(budget.subject_kind, set()).add(budget.subject)
+        subjects = [*delta.gone, *((budget.subject_kind, budget.subject) for budget in budgets)]
+        for kind, subject in subjects:
+            {"team": teams, "owner": owners, "key": keys}.get(kind, set()).add(subject)
         teams |= {team.id for team in self.teams.values() if team.owner_id in owners}
         for team_id in teams:
             keys |= self._keys_of_team.get(team_id, set())
