@@ -18,6 +18,7 @@ from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
 from bursar.app.tls import TlsFiles
 from bursar.app.upstreams import Upstreams, build_providers
 from bursar.app.vigil import Vigil
+from bursar.config import Config
 from bursar.core.calls import DialectName
 from bursar.core.directory import Delta, Snapshot
 from bursar.core.errors import Refusal
@@ -35,6 +36,7 @@ from bursar.providers.openai import OpenAI
 from bursar.stores.catalogue import load as load_catalogue
 from bursar.stores.journal import Journal, JournalDamaged
 from bursar.wire.client import Client, ClientConfig
+from bursar.wire.dial import Proxy
 from bursar.wire.server import Server, ServerConfig
 from bursar.wire.sse import EventSplitter
 
@@ -57,7 +59,7 @@ class Gateway:
         clock, folder = SystemClock(), Path(spec.data)
         dialects: dict[DialectName, Dialect] = {"openai": OpenAI(), "anthropic": Anthropic()}
         self._journal = Journal.open(folder / "journal", clock, settings.durability, on_event=self._ledger_event)
-        self._client = Client(_client_config())
+        self._client = Client(_client_config(settings))
         self._link = GatewayEnd(
             folder / "run" / "link.sock",
             m.Hello(node=spec.node, pid=os.getpid()),
@@ -175,10 +177,20 @@ class Gateway:
             self._reload = asyncio.ensure_future(self._server.reload_tls(context))
 
 
-def _client_config() -> ClientConfig:
+def _client_config(settings: Config) -> ClientConfig:
+    """As many connections upstream as the door lets in: a stream each."""
     proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or None
-    no_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-    return ClientConfig(proxy=proxy, no_proxy=no_proxy, ca_file=os.environ.get("SSL_CERT_FILE") or None)
+    try:
+        if proxy is not None:
+            Proxy.parse(proxy)
+    except ValueError as fault:
+        raise CannotServe(f"HTTPS_PROXY cannot be used: {fault}") from None
+    return ClientConfig(
+        proxy=proxy,
+        no_proxy=os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or "",
+        ca_file=os.environ.get("SSL_CERT_FILE") or None,
+        max_connections_per_origin=settings.wire.max_connections,
+    )
 
 
 def _server_config(spec: NodeSpec) -> ServerConfig:
