@@ -246,7 +246,7 @@ _gone = st.sampled_from(
 
 
 def _few(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
-    return st.lists(values, max_size=2, unique_by=lambda value: id_of(value))
+    return st.lists(values, max_size=2, unique_by=id_of)
 
 
 _changes = st.fixed_dictionaries(
