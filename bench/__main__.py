@@ -19,7 +19,7 @@ def targets_of(stand: Stand, case: Case) -> list[Target]:
     if case.tls:
         return [stand.nginx, stand.floor_tls, stand.tls.target()]
     main = [stand.nginx, stand.floor, stand.broker.target()]
-    return [*main, stand.power.target("Bursar, power")] if case == CASES[0] else main
+    return [*main, stand.power.target("Bursar, power", may_refuse=True)] if case == CASES[0] else main
 
 
 def measure(wanted: set[str], rounds: int, seconds: float) -> tuple[Measured, dict[str, str]]:

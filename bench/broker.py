@@ -52,12 +52,13 @@ class ShippedBroker:
         self._broker.start()
         return time.monotonic() - begin
 
-    def target(self, name: str = "Bursar") -> Target:
+    def target(self, name: str = "Bursar", *, may_refuse: bool = False) -> Target:
         process, url = self._broker.process, self._broker.url
         assert process is not None
         secure = url.startswith("https")
         headers = {"authorization": f"Bearer {self._key}"}
-        return Target(name, process, "" if secure else url, url if secure else "", "" if secure else url, headers)
+        plain, tls = ("", url) if secure else (url, "")
+        return Target(name, process, plain, tls, plain, headers, may_refuse=may_refuse)
 
 
 def installed() -> dict[str, float]:

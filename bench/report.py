@@ -22,7 +22,7 @@ All targets stand on this one machine in front of the same upstream ({upstream})
 they take turns within one run and the figures are medians over {rounds} rounds of {seconds} s. **CPU per request** is
 the kernel's own accounting (utime + stime) over *every* process of the target (supervisor, gateway
 and control; nginx's master and worker) divided by the requests answered. Any answer but 200, and any broken connection,
-fails the run.
+fails the run (but for `power`, whose refusals are shown).
 
 - **nginx**: `proxy_pass`, one worker, kept-alive upstream connections, no access log ({nginx}).
 - **pass-through**: `bench/passthrough.py`, httptools and uvloop, forwards and decides nothing: the floor for Python.
@@ -117,7 +117,8 @@ def _cost(figures: Figures | None) -> str:
     if figures is None:
         return "–"
     low, high = figures.spread
-    return f"{figures.cpu_us:.0f} ({low:.0f}–{high:.0f})"
+    refused = f", {figures.refused / figures.requests:.0%} refused" if figures.refused else ""
+    return f"{figures.cpu_us:.0f} ({low:.0f}–{high:.0f}{refused})"
 
 
 def _f1(cases: Mapping[Case, Mapping[str, Figures]]) -> list[str]:
@@ -129,6 +130,7 @@ def _f1(cases: Mapping[Case, Mapping[str, Figures]]) -> list[str]:
         ratios = [f"{bursar.cpu_us / other.cpu_us:.1f}" if bursar and other else "–" for other in (nginx, floor)]
         rows.append([case.words, *(_cost(found.get(name)) for name in names), *ratios])
     bar = "Bar: at c = 16 with 2 kB, Bursar ≤ 4 × nginx, never shipped above 5 ×. In brackets the least and the most."
+    bar += " With `power`, calls are refused (`store_unavailable`) while the disk takes longer than a hold may wait."
     return ["", "## F1: CPU per plain request", "", *_table(head, rows), bar, "", "![CPU per request](cpu.svg)", ""]
 
 

@@ -41,6 +41,7 @@ class Figures:
     p99: float
     requests: int
     spread: tuple[float, float] = (0.0, 0.0)  # least and most of cpu_us
+    refused: int = 0
 
 
 @dataclass
@@ -70,6 +71,7 @@ def _figures(turns: Sequence[tuple[float, Load]]) -> Figures:
         p99=statistics.median(load.p99 for _, load in turns),
         requests=sum(load.requests for _, load in turns),
         spread=(min(costs), max(costs)),
+        refused=sum(load.refused for _, load in turns),
     )
 
 

@@ -80,6 +80,7 @@ class Target:
     stream_url: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)  # what the report must say about it
+    may_refuse: bool = False  # a disk that syncs too slowly makes money close: counted and told, not a broken bench
 
     @property
     def pids(self) -> list[int]:

@@ -1,6 +1,7 @@
 """Owners, teams, keys and budgets made through the admin API, as an operator would."""
 
 import itertools
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,14 @@ class Tenants:
         assert told["error"]["code"] == "can_never_fit", told
         return int(told["bursar"]["facts"]["asked_pico"])
 
-    def balance(self, budget: str) -> dict[str, Any]:
-        answer = self.broker.admin("GET", "/v1/admin/balances", params={"limit": 1000})
-        assert answer.status_code == 200, answer.text
-        return next(dict(row) for row in answer.json()["items"] if row["budget"] == budget)
+    def balance(self, budget: str, seconds: float = 10) -> dict[str, Any]:
+        """Where a budget stands once the read model has caught up with the journal (all that was held is settled)."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            answer = self.broker.admin("GET", "/v1/admin/balances", params={"limit": 1000})
+            assert answer.status_code == 200, answer.text
+            for row in answer.json()["items"]:
+                if row["budget"] == budget and float(row["posted_usd"]) and not float(row["held_usd"]):
+                    return dict(row)
+            time.sleep(0.05)
+        raise AssertionError(f"nothing was posted to {budget} in {seconds} s")
