@@ -42,7 +42,6 @@ class Attempt(msgspec.Struct, kw_only=True, gc=False):
     usage: Usage | None = None
     input_usage: Usage | None = None
     visible_bytes: int = 0
-    output_seen: bool = False
     invalid: str = ""
 
 
@@ -89,12 +88,16 @@ def _inexact(flight: Flight, attempt: Attempt) -> int:
     assert call is not None
     if not attempt.hard:
         return observed_cost(price, call, attempt.visible_bytes, attempt.ceiling.expected_input)
-    if attempt.ending == "upstream_broken" and not call.stream:
+    if attempt.ending == "upstream_broken" and (not call.stream or _nothing_came(attempt)):
         return attempt.ceiling.pico  # a whole answer may have been made, and billed, that nobody saw
     try:
         return inexact_cost(price, call, attempt.ceiling.pico, attempt.visible_bytes, attempt.input_usage)
     except ValueError:
         return inexact_cost(price, call, attempt.ceiling.pico, attempt.visible_bytes)
+
+
+def _nothing_came(attempt: Attempt) -> bool:
+    return not attempt.visible_bytes and attempt.input_usage is None
 
 
 def _settle_tokens(node: Node, attempt: Attempt, input_tokens: int, output_tokens: int) -> None:
