@@ -300,3 +300,9 @@ class WatchedJournal(Journal):
     def shrink(self, hold_id: int, ceiling_pico: int) -> None:
         self.shrunk[hold_id] = ceiling_pico
         super().shrink(hold_id, ceiling_pico)
+
+
+async def turns(count: int = 5) -> None:
+    """Let what is due on the loop happen."""
+    for _ in range(count):
+        await asyncio.sleep(0)

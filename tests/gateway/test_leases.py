@@ -6,7 +6,7 @@ import pytest
 
 from bursar.core.errors import Refusal
 from bursar.gateway.lease import Leases
-from tests.gateway.fakes import FakeClock, FakeReleases
+from tests.gateway.fakes import FakeClock, FakeReleases, turns
 from tests.gateway.ground import provider_key
 
 KEY = provider_key("pk", "openai/*/api/prod/*")
@@ -24,11 +24,6 @@ class Loans:
 @pytest.fixture
 def loans() -> Loans:
     return Loans()
-
-
-async def turns(count: int = 5) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def test_the_value_comes_from_control_and_is_kept(loans: Loans) -> None:

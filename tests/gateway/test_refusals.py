@@ -1,4 +1,4 @@
-"""Every word of the one table reaches the caller in his own dialect; every stage's own words come out of the pipeline."""
+"""Every word of the one table reaches the caller in his dialect; every stage's words come out of the pipeline."""
 
 import asyncio
 import re
@@ -25,6 +25,7 @@ from tests.gateway.answers import (
     unsent,
     usage,
 )
+from tests.gateway.fakes import turns
 from tests.gateway.ground import ANTHROPIC_KEY, PLENTY, Stand, budget, provider
 from tests.stores.journal_kit import FailingFiles
 
@@ -129,11 +130,11 @@ STAGES: list[tuple[str, dict[str, Any], dict[str, Any], list[Any]]] = [
     ("unbounded_request", {"budgets": _HARD}, {"body": chat(brand_new_field=1)}, []),
     ("rate_limited", {"policy": _TOKENS}, {}, []),
     ("can_never_fit", {"budgets": [budget(5)]}, {}, []),
-    ("upstream_unreachable", {}, {}, [lambda: unsent()]),
+    ("upstream_unreachable", {}, {}, [unsent]),
     ("upstream_unreachable", {}, {}, [lambda: unsent("tls")]),
     ("upstream_unreachable", {}, {}, [lambda: unsent("timeout_connect")]),
     ("upstream_timeout", {}, {}, [lambda: broken("timeout_first_byte")]),
-    ("upstream_broken", {}, {}, [lambda: broken()]),
+    ("upstream_broken", {}, {}, [broken]),
     ("upstream_broken", {}, {}, [lambda: plain({}, 302)]),
     ("upstream_key_refused", {}, {}, [lambda: error(401)]),
     ("upstream_key_refused", {}, {}, [lambda: error(403, "invalid_api_key")]),
@@ -196,11 +197,11 @@ async def test_what_is_left_of_a_budget_is_told_in_numbers(make_stand: MakeStand
 async def test_what_is_held_is_told_apart_from_what_is_spent(make_stand: MakeStand) -> None:
     body = chat(max_tokens=100, stream=True)
     stand = make_stand(budgets=[budget(ceiling_of(body, 100))])
-    stand.upstream.will(stream(chunk("Hi"), chunk("!"), DONE))
+    stand.upstream.will(stream(chunk("Hi"), *[chunk("!")] * 20, DONE))
     first = stand.exchange(body=body)
     under_way = asyncio.ensure_future(stand.pipeline.serve(first))
-    while not first.started:
-        await asyncio.sleep(0)
+    await turns(10)
+    assert first.started
     second = stand.exchange(body=body)
     await stand.pipeline.serve(second)
     assert (second.word, second.header("retry-after")) == ("held_by_requests_in_flight", "1")
