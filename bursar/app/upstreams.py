@@ -60,6 +60,7 @@ def _at(name: str, provider: config.Provider, dialect: Dialect, base_url: str, *
     timeouts = Timeouts(
         connect=deadlines.connect,
         first_byte=deadlines.head,
+        body=deadlines.first_byte,
         between_bytes=deadlines.between_bytes,
         total=deadlines.total,
     )

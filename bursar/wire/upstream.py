@@ -19,11 +19,14 @@ _UNNOTICED = 0.5  # seconds: idle for longer, a connection is looked at before i
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds. `write`: a full write buffer must drain; `first_byte`: request written to first byte of the answer."""
+    """Seconds. `write`: a full write buffer must drain; `first_byte`: request written to first byte of the answer;
+    `body`: end of the answer's head to first byte of its body.
+    """
 
     connect: float = 5.0
     write: float = 60.0
     first_byte: float = 120.0
+    body: float = 120.0
     between_bytes: float = 60.0
     total: float = 600.0
 
@@ -128,6 +131,7 @@ class Response:
     """
 
     __slots__ = (
+        "_begun",
         "_buffer",
         "_buffered",
         "_chunks",
@@ -161,6 +165,7 @@ class Response:
         self._left = 0  # body bytes to come, or UNTIL_CLOSE
         self._chunks: ChunkDecoder | None = None
         self._keep_alive = False
+        self._begun = False  # some of the body has come
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._limit: int | None = None  # of `read`; None = nobody reads yet
@@ -292,7 +297,8 @@ class Response:
         self._left = head.length
         if head.length == CHUNKED:
             self._chunks = ChunkDecoder()
-        self._arm(self._timeouts.between_bytes)
+        self._begun = bool(data)
+        self._arm(self._timeouts.between_bytes if data else self._timeouts.body)
         self._wake()
         return data
 
@@ -300,8 +306,11 @@ class Response:
         link = self._link
         if link is None:
             return
-        if not self._stopped:
+        if data and not self._stopped:
             link.deadline = min(link.now() + self._timeouts.between_bytes, self._total)
+            if not self._begun:
+                self._begun = True
+                link.arm(link.deadline)  # it may have moved nearer
         if self._chunks is not None:
             rest = self._chunks.feed(data, self._pass_on)
             if rest is not None:

@@ -10,7 +10,7 @@ from tests.e2e.broker import Broker
 from tests.e2e.tenants import Tenants
 from tests.faults.books import Books
 
-PATIENCE = {"connect": "2s", "head": "800ms", "first_byte": "800ms", "between_bytes": "800ms", "total": "20s"}
+PATIENCE = {"connect": "2s", "head": "800ms", "first_byte": "2s", "between_bytes": "800ms", "total": "20s"}
 IMPATIENT: dict[str, Any] = {
     "providers": {"openai": {"timeouts": PATIENCE}, "anthropic": {"timeouts": PATIENCE}},
     "wire": {"head_timeout": "1s", "body_timeout": "1s"},
