@@ -69,14 +69,14 @@ async def _dispatch(node: Node, flight: Flight, attempt: Attempt, option: Option
         raise ClientGone  # nobody waits for it, and nothing is spent yet
     body = provider.dialect.rewrite(flight.call, edits_for(option, flight.call, flight.allowed.edits))
     headers = upstream_headers(provider, flight.exchange.headers, lease.value)
-    if not flight.dispatched:
-        flight.dispatched = node.clock.monotonic()
+    before = flight.dispatched
+    flight.dispatched = before or node.clock.monotonic()
     attempt.ending = "upstream_broken"
     try:
         return await node.upstream.request(provider, flight.call.route, headers, body)
     except UpstreamFault as fault:
         if not fault.sent:
-            attempt.ending = "unsent"
+            attempt.ending, flight.dispatched = "unsent", before
         raise
 
 

@@ -1,11 +1,10 @@
 """Stage 5: ask the policy, with the facts of the first way there is to serve the call."""
 
-from bursar.core.policy import KeyPlan, decide
-from bursar.core.prices import Price
+from bursar.core.policy import decide
 from bursar.gateway.admit import note_shadow
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Option
-from bursar.gateway.price import find_options
+from bursar.gateway.price import find_options, price_of
 
 
 def apply_policy(node: Node, flight: Flight) -> list[Option]:
@@ -31,12 +30,3 @@ def apply_policy(node: Node, flight: Flight) -> list[Option]:
         if allowed.truncated:
             flight.headers += "x-bursar-truncated: policy\r\n"
     return options
-
-
-def price_of(node: Node, plan: KeyPlan, option: Option) -> Price | None:
-    """The price in force; for an unpriced model the provider's dearest, where policy says so."""
-    now = node.clock.now()
-    found = node.prices.find(option.provider.prices, option.priced_as, now)
-    if found is None and plan.unpriced == "assume_dearest":
-        found = node.prices.dearest(option.provider.prices, now)
-    return found

@@ -4,6 +4,8 @@ The caller's credential never goes up, the provider's never comes down, and the 
 Bursar's own.
 """
 
+import msgspec
+
 from bursar.core.calls import Call, Edits
 from bursar.core.secret import Secret
 from bursar.gateway.answer import id_lines
@@ -15,15 +17,18 @@ _ID_NAMES = ("request-id", "x-request-id")  # ours goes down under these
 
 
 def edits_for(option: Option, call: Call, edits: Edits) -> Edits:
-    """The policy's edits, fitted to one provider: its name for the model, its quirks. Changes `edits` in place."""
+    """The policy's edits, fitted to one provider: its name for the model, its quirks.
+
+    What every attempt sets anew is changed in place; what a quirk changes must not follow to the next provider.
+    """
     quirks = option.provider.quirks
     edits.model = option.upstream_model if option.upstream_model != call.model else None
     edits.include_usage = call.stream and call.dialect == "openai" and "no_stream_options" not in quirks
     if quirks:
         field = _wanted_field(option)
         if field and (edits.max_tokens is not None or call.max_tokens_field not in ("", field)):
-            edits.max_tokens = call.max_tokens if edits.max_tokens is None else edits.max_tokens
-            edits.max_tokens_field = field
+            most = call.max_tokens if edits.max_tokens is None else edits.max_tokens
+            return msgspec.structs.replace(edits, max_tokens=most, max_tokens_field=field)
     return edits
 
 

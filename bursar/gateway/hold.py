@@ -10,6 +10,7 @@ from bursar.core.calls import Ceiling, Usage
 from bursar.core.ceiling import shrunk_ceiling
 from bursar.core.ledger import HoldRequest
 from bursar.core.limits import Limited, Reservation
+from bursar.core.policy import BoundSet
 from bursar.core.prices import worst_output_rate
 from bursar.gateway.admit import limit_refusal, note_shadow
 from bursar.gateway.answer import limit_headers
@@ -29,7 +30,7 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
     plan = node.tenants.current(plan)
     plan.check_alive(node.clock.now())
     top = _affordable(node, flight, priced) if plan.shrink_to_budget and priced.strict else priced.ceiling
-    reservation, shadow = _reserve(node, flight, priced.option.key.id, top)
+    reservation, shadow = _reserve(node, flight, priced.option.key.id, top, first=number == 1)
     try:
         held = await node.money.hold(_request(node, flight, priced, top, number))
     except BaseException:
@@ -51,8 +52,11 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
     )
 
 
-def _reserve(node: Node, flight: Flight, provider_key: str, top: Ceiling) -> tuple[Reservation, Reservation | None]:
-    """Take the expected tokens of every token limit, and of those in shadow.
+def _reserve(
+    node: Node, flight: Flight, provider_key: str, top: Ceiling, *, first: bool
+) -> tuple[Reservation, Reservation | None]:
+    """Take the expected tokens of every token limit, and of those in shadow; with the first attempt also the request
+    and the slot of limits by model.
 
     Raises Refusal(rate_limited | concurrency_limited).
     """
@@ -60,6 +64,8 @@ def _reserve(node: Node, flight: Flight, provider_key: str, top: Ceiling) -> tup
     assert plan is not None
     assert allowed is not None
     bounds = plan.call_bounds(allowed.billed_as, flight.user)
+    if not first:  # another attempt is not another request
+        bounds = BoundSet(*(tuple(b for b in side if b.unit not in ("requests", "concurrency")) for side in bounds))
     now = node.clock.monotonic()
     tokens = top.expected_input, top.expected_output
     enforced = bounds.enforced + plan.provider_key_limits(provider_key)
@@ -121,13 +127,14 @@ def _affordable(node: Node, flight: Flight, priced: Priced) -> Ceiling:
     if room is None or top.pico <= room:
         return top
     rate = worst_output_rate(priced.price, call, top.input_tokens) * call.n
-    fits = allowed.output_cap - -(-(top.pico - room) // rate) if rate else 0
+    cap = top.output_tokens // call.n  # as priced: an earlier attempt may have lowered the call's own since
+    fits = cap - -(-(top.pico - room) // rate) if rate else 0
     if fits < max(_LEAST_OUTPUT, priced.price.reasoning_floor, call.thinking_budget + 1 if call.thinking_budget else 0):
         return top  # too little to be of use: let the budget refuse in its own words
-    lowered = (allowed.output_cap - fits) * rate
+    lowered = (cap - fits) * rate
     allowed.output_cap = allowed.max_tokens_applied = allowed.edits.max_tokens = fits
     allowed.edits.max_tokens_field = call.max_tokens_field or priced.price.max_tokens_field
-    flight.headers += f"x-bursar-max-tokens-applied: {fits}\r\nx-bursar-truncated: budget\r\n"
+    flight.headers = f"x-bursar-max-tokens-applied: {fits}\r\nx-bursar-truncated: budget\r\n"  # the policy's is moot
     return msgspec.structs.replace(
         top,
         pico=top.pico - lowered,

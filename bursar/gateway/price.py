@@ -11,6 +11,7 @@ import msgspec
 from bursar.core.calls import Call, Ceiling
 from bursar.core.ceiling import ceiling
 from bursar.core.errors import Refusal
+from bursar.core.policy import KeyPlan
 from bursar.core.prices import Band, Price
 from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts, rank_keys, usable_keys
 from bursar.gateway.flight import Flight
@@ -82,40 +83,59 @@ def _nobody(node: Node, call: Call) -> Refusal:
     return Refusal("model_not_found", f"No provider serves the model {call.model[:100]!r} here", "See GET /v1/models")
 
 
+def price_of(node: Node, plan: KeyPlan, option: Option) -> Price | None:
+    """The price in force; for an unpriced model the provider's dearest, where policy says so."""
+    now = node.clock.now()
+    found = node.prices.find(option.provider.prices, option.priced_as, now)
+    if found is None and plan.unpriced == "assume_dearest":
+        found = node.prices.dearest(option.provider.prices, now)
+    return found
+
+
 def price(node: Node, flight: Flight, options: list[Option]) -> list[Priced]:
-    """The ways with their ceilings. Raises Refusal(unbounded_request) when a hard budget applies and none is finite."""
+    """The ways with their ceilings, without those that a hard budget cannot bound.
+
+    Raises Refusal(unbounded_request | unpriced_model) when none is left.
+    """
+    priced: list[Priced] = []
+    refused: Refusal | None = None
+    for option in options:
+        try:
+            priced.append(_price_way(node, flight, option, first=option is options[0]))
+        except Refusal as refusal:
+            refused = refused or refusal
+    if not priced:
+        assert refused is not None
+        raise refused
+    return priced
+
+
+def _price_way(node: Node, flight: Flight, option: Option, *, first: bool) -> Priced:
+    """Raises Refusal(unbounded_request | unpriced_model)."""
     call, allowed, plan = flight.call, flight.allowed, flight.plan
     assert call is not None
     assert allowed is not None
     assert plan is not None
-    now = node.clock.now()
-    priced: list[Priced] = []
-    for option in options:
-        budgets = plan.budget_set(call.model, allowed.billed_as, flight.user, option.key.id)
-        found = (
-            allowed.price if option is options[0] else node.prices.find(option.provider.prices, option.priced_as, now)
-        )
-        if found is None:
-            if budgets.hard:
-                continue
-            found = node.prices.dearest(option.provider.prices, now) or free_price(option)
-        top = ceiling(
-            call,
-            found,
-            allowed.output_cap,
-            node.estimate,
-            budgets.hard,
-            allow_unknown=allowed.allow_unknown,
-            tool_cap=allowed.edits.tool_uses_cap,
-        )
-        priced.append(Priced(option=option, price=found, ceiling=top, budgets=budgets.ids, strict=budgets.hard))
-    if not priced:
-        raise Refusal(
-            "unpriced_model",
-            f"There is no price for the model {call.model[:100]!r}, so its cost cannot be bounded",
-            "Give it one: `bursar prices set`",
-        )
-    return priced
+    budgets = plan.budget_set(call.model, allowed.billed_as, flight.user, option.key.id)
+    found = allowed.price if first else price_of(node, plan, option)
+    if found is None:
+        if budgets.hard or (plan.unpriced == "refuse" and plan.unpriced_mode == "enforce"):
+            raise Refusal(
+                "unpriced_model",
+                f"There is no price for the model {call.model[:100]!r}, so its cost cannot be bounded",
+                "Give it one: `bursar prices set`",
+            )
+        found = node.prices.dearest(option.provider.prices, node.clock.now()) or free_price(option)
+    top = ceiling(
+        call,
+        found,
+        allowed.output_cap,
+        node.estimate,
+        budgets.hard,
+        allow_unknown=allowed.allow_unknown,
+        tool_cap=allowed.edits.tool_uses_cap,
+    )
+    return Priced(option=option, price=found, ceiling=top, budgets=budgets.ids, strict=budgets.hard)
 
 
 def free_price(option: Option) -> Price:
