@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import shutil
 import time
 
@@ -60,8 +61,9 @@ def main() -> None:
     shutil.rmtree(targets.OUT, ignore_errors=True)
     targets.OUT.mkdir(parents=True)
     targets.certificate()
+    load = f"{os.getloadavg()[0]:.1f}"
     measured, conditions = measure(set(given.rows.split(",")), rounds, seconds)
-    conditions |= {"rounds": str(rounds), "seconds": f"{seconds:g}"}
+    conditions |= {"rounds": str(rounds), "seconds": f"{seconds:g}", "load": load}
     kept = not given.quick and given.rows == parser.get_default("rows")
     print(report.write(measured, conditions, report.BENCH if kept else targets.OUT).read_text())
     if kept:

@@ -16,7 +16,8 @@ _COLOURS = {"nginx": "#6b8f71", "pass-through": "#8a8fb5", "Bursar": "#c0562f", 
 
 _INTRO = """# Results
 
-Written by `make bench`; nothing here is edited by hand. {machine}. Measured on {date}, commit `{commit}`.
+Written by `make bench`; nothing here is edited by hand. {machine}. Measured on {date}, commit `{commit}`,
+with a load average of {load} before it began (above 0.5 other work disturbed it).
 
 All targets stand on this one machine in front of the same upstream ({upstream}), driven by wrk over loopback;
 they take turns within one run and the figures are medians over {rounds} rounds of {seconds} s. **CPU per request** is
