@@ -72,6 +72,8 @@ class Pipeline:
             return
         admit(node, flight)
         body = await exchange.body()
+        assert flight.plan is not None
+        flight.plan = node.tenants.current(flight.plan)  # a body may take its time, and the rules may change meanwhile
         flight.call = node.dialects[route.dialect].understand(route.name, body)
         options = apply_policy(node, flight)
         await guard(node, flight)
