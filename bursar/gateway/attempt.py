@@ -1,7 +1,9 @@
 """Stage 9: walk the candidates. Each dispatched attempt has its own hold, settled right here on every way out."""
 
+from bursar.core.calls import Call
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import ClientGone, Refusal, UpstreamFault
+from bursar.core.policy import Allowed
 from bursar.gateway.flight import Flight
 from bursar.gateway.forward import answer_headers, edits_for, upstream_headers
 from bursar.gateway.hold import shrink, take_hold
@@ -101,7 +103,7 @@ async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: U
         response,
         meter,
         node.splitter(),
-        allowance=flight.allowed.output_cap * flight.call.n,
+        allowance=_allowance(flight.call, flight.allowed),
         monotonic=node.clock.monotonic,
         on_input=lambda: shrink(node, flight, attempt, meter.input_usage),
     )
@@ -127,6 +129,14 @@ async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: U
         flight.first_event, flight.cut = relay.first_event, relay.cut
         attempt.usage, attempt.input_usage = meter.usage, meter.input_usage
         attempt.visible_bytes, attempt.invalid = meter.visible_bytes, meter.invalid
+
+
+def _allowance(call: Call, allowed: Allowed) -> int:
+    """Output tokens that a stream may bring; 0 where nobody capped it. A price table's idea of a model's longest
+    answer is no allowance: it may be out of date.
+    """
+    capped = call.max_tokens is not None or allowed.max_tokens_applied is not None
+    return allowed.output_cap * call.n if capped else 0
 
 
 def _break_stream(flight: Flight, attempt: Attempt, relay: Relay) -> None:
