@@ -10,7 +10,7 @@ from bursar.core.directory import Delta, KeySecret
 from bursar.core.tokens import digest, mint
 from tests.gateway.answers import completion, message, plain, usage
 from tests.gateway.fakes import NOON, Dice, FakeExchange
-from tests.gateway.ground import PEPPER, Stand
+from tests.gateway.ground import PEPPER, Stand, provider
 
 MakeStand = Callable[..., Stand]
 NO_BODY = AssertionError("the body was read")
@@ -189,3 +189,30 @@ async def test_a_caller_cannot_choose_what_goes_up(make_stand: MakeStand) -> Non
         "user-agent": "agent/1",
         "authorization": "Bearer sk-pk-openai-1",
     }
+
+
+@pytest.mark.parametrize(
+    ("auth", "sent"),
+    [
+        ("bearer", {"authorization": "Bearer sk-pk-openai-1"}),
+        ("x-api-key", {"x-api-key": "sk-pk-openai-1"}),
+        ("api-key", {"api-key": "sk-pk-openai-1"}),
+        ("none", {}),
+    ],
+)
+async def test_the_provider_key_goes_up_as_its_provider_wants_it(
+    make_stand: MakeStand, auth: str, sent: dict[str, str]
+) -> None:
+    stand = make_stand(providers=[provider("openai", auth=auth, headers=(("x-region", "eu"),))])
+    await stand.ask(completion("Hi", usage(1, 1)))
+    assert stand.upstream.sent[0].headers == {"content-type": "application/json", "x-region": "eu"} | sent
+
+
+@pytest.mark.parametrize(("asked", "sent"), [({}, "2023-06-01"), ({"anthropic-version": "2099-01-01"}, "2099-01-01")])
+async def test_an_api_version_is_named_where_the_caller_names_none(
+    make_stand: MakeStand, asked: dict[str, str], sent: str
+) -> None:
+    stand = make_stand()
+    answer = plain({"content": [], "usage": {"input_tokens": 1, "output_tokens": 0}})
+    await stand.ask(answer, path="/v1/messages", headers=asked)
+    assert stand.upstream.sent[0].headers["anthropic-version"] == sent

@@ -12,6 +12,7 @@ import bursar
 from bursar.core.calls import Call
 from bursar.core.directory import LimitDef, Policy
 from bursar.core.errors import RULES, Refusal
+from bursar.gateway.answer import go_duration, refusal_headers
 from tests.gateway.answers import (
     DONE,
     broken,
@@ -90,6 +91,20 @@ async def test_a_hint_is_left_out_where_there_is_none(make_stand: MakeStand) -> 
     assert exchange.json["error"]["message"] == "A screen refused it"
     assert exchange.header("retry-after") is None
     assert stand.count("bursar_guard_total", verdict="block") == 1
+
+
+def test_before_a_route_is_known_there_is_no_request_to_name() -> None:
+    refusal = Refusal("head_too_large", "The head is too large")
+    names = {name for name, _ in refusal_headers(refusal, "openai", "")}
+    assert names == {"content-type", "x-bursar-word", "x-should-retry"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "0ms"), (0.0121, "13ms"), (0.9999, "1000ms"), (1, "1s"), (59.1, "1m0s"), (360, "6m0s"), (3601, "1h0m1s")],
+)
+def test_a_reset_is_told_as_go_writes_durations(seconds: float, told: str) -> None:
+    assert go_duration(seconds) == told
 
 
 # ---- each stage's own words ------------------------------------------------------------------------------------------
