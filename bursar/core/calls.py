@@ -47,6 +47,7 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     service_tier: str = ""  # as asked for: "flex", "priority", "auto", ...
     cache_write: Literal["", "5m", "1h"] = ""  # longest-lived cache write the body can cause
     audio: bool = False  # audio in or out
+    overhead_tokens: int = 0  # input that the provider adds for what the body asks for: tool prompts, citation marks
     user: str = ""  # the body's own user field: recorded, never trusted
     parsed: object = None  # the dialect's private parse, for `rewrite`
 

@@ -19,11 +19,10 @@ from bursar.core.prices import (
 )
 
 # Tokens that providers add to what the body holds. OpenAI's cookbook counts 3 a message and 3 to prime the answer; the
-# open models' chat templates take up to 6 a message and a system text of their own. Anthropic documents up to 806 for
-# its tool system prompt, and 245 + 700 + 735 for the built-in client tools (platform.claude.com, "Tool use pricing").
+# open models' chat templates take up to 6 a message and a system text of their own. What else the body asks for is
+# counted by its dialect: `Call.overhead_tokens`.
 _PER_REQUEST = 256
 _PER_MESSAGE = 16
-_ANTHROPIC_TOOLS = 2_600
 
 # Output tokens per choice that may have been made unseen when a stream was cut: bytes under way, the closing tokens.
 SLACK_TOKENS = 512
@@ -37,9 +36,7 @@ def input_ceiling(call: Call, price: Price) -> int:
     """
     if call.external_input and price.context_window is not None:
         return price.context_window
-    tokens = call.input_bytes + _PER_REQUEST + _PER_MESSAGE * call.messages
-    if call.dialect == "anthropic" and b'"tools"' in call.body:
-        tokens += _ANTHROPIC_TOOLS
+    tokens = call.input_bytes + call.overhead_tokens + _PER_REQUEST + _PER_MESSAGE * call.messages
     window = price.context_window
     return tokens if window is None or tokens < window else window
 

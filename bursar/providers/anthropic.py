@@ -22,6 +22,7 @@ from bursar.providers.strict_json import (
     is_array,
     is_object,
     items_of,
+    model_of,
     names,
     objects_of,
     read_as,
@@ -99,9 +100,7 @@ class Anthropic:
 
     def _understand(self, route: str, body: bytes) -> Call:
         fields = read_body(body)
-        model = text(fields, "model")
-        if not model:
-            raise wrong_kind("model", "the name of a model")
+        model = model_of(fields)
         messages = fields.get("messages")
         if messages is None:
             raise wrong_kind("messages", "an array")
@@ -128,6 +127,7 @@ class Anthropic:
             unbounded=found.unbounded,
             unknown_fields=tuple(found.unknown),
             cache_write="1h" if found.one_hour else "5m" if found.five_minutes else "",
+            overhead_tokens=found.overhead_tokens,
             parsed=fields,
             **extras,
         )
@@ -211,7 +211,7 @@ def _read_inputs(fields: Fields, found: Findings) -> None:
     if given(fields, "container") is not None:
         found.outside("container")  # files and skills that an earlier call, or the account, put there
     servers = given(fields, "mcp_servers")
-    if servers is not None and items_of(servers, "mcp_servers"):
+    if servers is not None and len(servers) > len(b"[]"):
         found.no_ceiling("mcp_servers")
 
 

@@ -63,7 +63,15 @@ _CLIENT_TOOLS = ("bash_", "text_editor_", "computer_", "memory_", "browser_tools
 _CAPPED_TOOLS = ("web_search", "web_fetch")
 _UNCAPPED_TOOLS = ("code_execution", "tool_search_tool")
 
+# Tokens that Anthropic adds. It documents up to 806 for its tool system prompt, and 245 + 700 + 735 for the built-in
+# client tools (platform.claude.com, "Tool use pricing"). Of toolsets (some thirty tools each) and of the marks that
+# citations put around each sentence it says only that they count: these bounds are generous.
+_TOOLS_TOKENS = 2_600
+_TOOLSET_TOKENS = 16_384
+_CITED_TOKENS_PER_BYTE = 8
+
 _IN_BLOCKS = "messages[].content[]"
+_DEEPEST = 32  # blocks within blocks; the API itself knows four levels
 
 
 def read_messages(raw: bytes, found: Findings) -> int:
@@ -88,6 +96,8 @@ def read_blocks(raw: bytes, found: Findings, where: str) -> None:
 
 
 def _block(fields: Fields, found: Findings, where: str, known: frozenset[str]) -> None:
+    if where.count(".") > _DEEPEST:  # each level is read anew: depth times size is what it costs
+        raise Refusal("malformed_request", "The body is nested too deeply")
     kind = text(fields, "type", where)
     if kind == "text" and _PLAIN_BLOCK.issuperset(fields):
         return
@@ -100,9 +110,12 @@ def _block(fields: Fields, found: Findings, where: str, known: frozenset[str]) -
     if given(fields, "file_id") is not None:
         found.outside("file_id")
     if (tool := given(fields, "tool")) is not None:  # a tool added in the middle of a conversation
+        found.overhead_tokens += _TOOLS_TOKENS
         _tool(fields_of(tool, f"{where}.tool"), found)
     if (source := given(fields, "source")) is not None and is_object(source):
-        _source(fields_of(source, f"{where}.source"), kind or "source", raw_size(fields), found)
+        _source(fields_of(source, f"{where}.source"), kind or "source", raw_size(fields), found, f"{where}.source")
+        if given(fields, "citations") is not None:
+            found.overhead_tokens += _CITED_TOKENS_PER_BYTE * len(source)
     if (content := given(fields, "content")) is not None:
         _nested(content, found, f"{where}.content")
 
@@ -116,17 +129,16 @@ def _nested(content: msgspec.Raw, found: Findings, where: str) -> None:
         _block(fields_of(content, where), found, where, _RESULT)
 
 
-def _source(source: Fields, kind: str, size: int, found: Findings) -> None:
-    where = f"{_IN_BLOCKS}.source"
+def _source(source: Fields, kind: str, size: int, found: Findings, where: str) -> None:
     for path in unknown_keys(source, _SOURCE, where):
         found.new_key(path)
+    if (content := given(source, "content")) is not None:
+        _nested(content, found, f"{where}.content")
     if given(source, "file_id") is not None:
         found.medium("file_id", size)
     elif given(source, "url") is not None:
         found.medium(f"{kind}_url", size)
-    elif (content := given(source, "content")) is not None:
-        _nested(content, found, f"{where}.content")
-    elif text(source, "type", where) != "text":
+    elif text(source, "type", where) not in ("text", "content"):
         found.medium(kind, size)
 
 
@@ -142,6 +154,7 @@ def read_cache_control(fields: Fields, found: Findings, where: str) -> None:
 
 def read_tools(raw: bytes, found: Findings) -> None:
     """Which of the tools Anthropic runs itself, and how often at most. Raises Refusal."""
+    found.overhead_tokens += _TOOLS_TOKENS
     for fields in objects_of(raw, "tools[]"):
         if not _PLAIN_TOOL.issuperset(fields):
             _tool(fields, found)
@@ -156,6 +169,8 @@ def _tool(fields: Fields, found: Findings) -> None:
         raise Refusal("invalid_field", message, "Leave the tool out")
     kind = text(fields, "type", "tools[]")
     if kind is None or kind == "custom" or kind.startswith(_CLIENT_TOOLS):
+        if kind is not None and "_toolset_" in kind:
+            found.overhead_tokens += _TOOLSET_TOKENS
         return
     most = whole(fields, "max_uses", "tools[]")
     name = server_tool(kind)

@@ -16,6 +16,7 @@ class Findings(msgspec.Struct, kw_only=True):
     five_minutes: bool = False
     media: int = 0  # images, files, sounds
     media_bytes: int = 0  # raw bytes of the body that are media, not text
+    overhead_tokens: int = 0  # input that the provider adds by itself
     unknown: list[str] = []
     tools: list[ServerTool] = []
 

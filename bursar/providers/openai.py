@@ -19,6 +19,7 @@ from bursar.providers.strict_json import (
     Fields,
     fields_of,
     given,
+    model_of,
     names,
     read_as,
     read_body,
@@ -87,9 +88,7 @@ class OpenAI:
     def understand(self, route: str, body: bytes) -> Call:
         """Parse strictly what is governed. Raises Refusal(malformed_request | duplicate_field | invalid_field)."""
         fields = read_body(body)
-        model = text(fields, "model")
-        if not model:
-            raise wrong_kind("model", "the name of a model")
+        model = model_of(fields)
         messages = fields.get("messages")
         if messages is None:
             raise wrong_kind("messages", "an array")

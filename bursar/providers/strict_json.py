@@ -29,6 +29,17 @@ _OPEN_BRACKET = ord("[")
 _OPEN_BRACE = ord("{")
 _SHOWN = 64  # characters of a caller's own key that a message repeats
 
+# Each object and each key costs far more to read than its bytes: a body made of nothing else would hold up everybody.
+# No context window has room for as many as these.
+_MANY_BYTES = 262_144
+_MOST_BRACES = 250_000
+_MOST_COLONS = 1_000_000
+_MOST_OBJECTS = 100_000  # of one array: what Anthropic takes in messages
+_MOST_KEYS = 2_000  # of one object
+_MOST_WALKED = 64  # objects of one array that are looked through key by key
+_LONGEST_MODEL = 256
+MOST_SHORT = 65_536  # bytes of a governed value that is small by its nature
+
 
 def read_body(body: bytes) -> Fields:
     """The top level of a request body. Raises Refusal(malformed_request | duplicate_field)."""
@@ -37,6 +48,8 @@ def read_body(body: bytes) -> Fields:
             body.decode()
         except UnicodeDecodeError:
             raise Refusal("malformed_request", "The body is not valid UTF-8") from None
+    if len(body) > _MANY_BYTES and (body.count(b"{") > _MOST_BRACES or body.count(b":") > _MOST_COLONS):
+        raise Refusal("malformed_request", "The body holds too many objects or keys")
     try:
         return fields_of(body, "")
     except Refusal as refusal:
@@ -57,6 +70,8 @@ def fields_of(raw: bytes, where: str) -> Fields:
         raise wrong_kind(where, "an object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(error) from None
+    if len(fields) > _MOST_KEYS:
+        raise Refusal("malformed_request", f"{f'`{where}`' if where else 'The body'} has more than {_MOST_KEYS} keys")
     longer = len(raw) - (1 + 4 * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values())))
     if longer and not (longer == 2 * len(fields) - 1 and _spaced(fields) == bytes(raw)):
         _walk(bytes(raw), fields, where)
@@ -69,7 +84,7 @@ def _spaced(fields: Fields) -> bytes:
 
 
 def items_of(raw: bytes, where: str) -> list[msgspec.Raw]:
-    """An array's items, raw."""
+    """An array's items, raw. Raises Refusal(invalid_field | malformed_request)."""
     try:
         return _decode_array(raw)
     except msgspec.ValidationError:
@@ -83,19 +98,37 @@ def objects_of(raw: bytes, where: str) -> list[Fields]:
 
     `where` names one object. Raises Refusal(invalid_field | malformed_request | duplicate_field).
     """
+    objects = _objects(raw, where)
+    if _compact_size(objects) == len(raw):
+        return objects
+    raw = msgspec.json.format(raw, indent=-1)  # white space is what mostly made it longer
+    objects = _objects(raw, where)
+    if _compact_size(objects) != len(raw):
+        if len(objects) > _MOST_WALKED:
+            raise Refusal("duplicate_field", f"`{where}` has keys that occur twice, or are written with escapes")
+        for item in items_of(raw, where):
+            fields_of(item, where)
+    return objects
+
+
+def _objects(raw: bytes, where: str) -> list[Fields]:
     try:
         objects = _decode_objects(raw)
     except msgspec.ValidationError:
         raise wrong_kind(where, "an object in an array") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(error) from None
-    size = 1 + 2 * len(objects)
-    for fields in objects:
-        size += 4 * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values()))
-    if size != len(raw):
-        for item in items_of(raw, where):
-            fields_of(item, where)
+    if len(objects) > _MOST_OBJECTS:
+        raise Refusal("malformed_request", f"`{where}` occurs more than {_MOST_OBJECTS} times")
     return objects
+
+
+def _compact_size(objects: list[Fields]) -> int:
+    """The bytes of these objects written without white space, escapes in keys or anything twice."""
+    size = 1 + 2 * len(objects) if objects else 2
+    for fields in objects:
+        size += 4 * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values())) if fields else 1
+    return size
 
 
 def raw_size(fields: Fields) -> int:
@@ -168,6 +201,14 @@ def text(fields: Fields, name: str, where: str = "") -> str | None:
     return _typed(fields, name, _TEXT, "text", where)
 
 
+def model_of(fields: Fields) -> str:
+    """The model asked for. Names are remembered, so a caller's may not be of any length. Raises Refusal."""
+    model = text(fields, "model")
+    if not model or len(model) > _LONGEST_MODEL:
+        raise wrong_kind("model", f"the name of a model, of at most {_LONGEST_MODEL} characters")
+    return model
+
+
 def whole(fields: Fields, name: str, where: str = "", least: int = 0) -> int | None:
     """A whole number of at least `least`; None when absent or null. Raises Refusal(invalid_field)."""
     value = _typed(fields, name, _WHOLE, "a whole number", where)
@@ -189,7 +230,9 @@ def given(fields: Fields, name: str) -> msgspec.Raw | None:
 
 
 def read_as(kind: msgspec.json.Decoder[T], raw: bytes, where: str, expected: str) -> T:
-    """A governed value of a fixed kind. Raises Refusal(invalid_field | malformed_request)."""
+    """A governed value of a fixed kind, small by nature. Raises Refusal(invalid_field | malformed_request)."""
+    if len(raw) > MOST_SHORT:
+        raise Refusal("invalid_field", f"`{where}` is larger than {MOST_SHORT} bytes")
     try:
         return kind.decode(raw)
     except msgspec.ValidationError:

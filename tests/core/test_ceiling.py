@@ -81,7 +81,7 @@ def calls(draw: st.DrawFn, price: Price) -> Call:
     tools = draw(st.lists(st.sampled_from(sorted(price.tools)), max_size=2, unique=True)) if price.tools else []
     return a_call(
         dialect=draw(st.sampled_from(["openai", "anthropic"])),
-        body=draw(st.sampled_from([b"{}", b'{"tools":[]}'])),
+        overhead_tokens=draw(st.sampled_from([0, 2_600])),
         input_bytes=draw(st.one_of(st.integers(0, 5_000), st.integers(90_000, 300_000), st.integers(0, 3_000_000))),
         messages=draw(st.integers(0, 50)),
         n=draw(st.integers(1, 4)),
