@@ -1,6 +1,7 @@
 """Composition root of the gateway process: the data port. No SQL, no key-encryption key, no web framework in here."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -41,6 +42,7 @@ from bursar.wire.server import Server, ServerConfig
 from bursar.wire.sse import EventSplitter
 
 _SHIP_SECONDS = 1.0  # metrics and events to control
+_FIRST_DIRECTORY_S = 5.0
 _USES_SECONDS = 5.0  # uses of provider keys to the audit: at most 10 s (S6)
 _log = logging.getLogger("bursar.gateway")
 
@@ -94,8 +96,11 @@ class Gateway:
         link = asyncio.create_task(self._link.run())
         vigil = Vigil(on_reload=self._reload_tls)
         sockets = [socket.socket(fileno=fd) for fd in self._spec.data_fds]
+        # Without a directory every key would look wrong: callers wait in the kernel's queue for a moment, and are told
+        # `not_ready` only when control stays away.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._link.connected.wait(), _FIRST_DIRECTORY_S)
         await self._server.start(sockets, context)
-        await self._link.connected.wait()
         _calm_the_collector()
         say_ready(self._spec.ready_fd, Ready(name="gateway"))
         ship = asyncio.create_task(self._ship_for_ever())

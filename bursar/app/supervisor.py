@@ -45,6 +45,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until SIGINT or SIGTERM; 0 after a clean drain. Raises CannotStart."""
+        os.umask(0o077)  # what lies in the data folder is its owner's alone, whoever of us writes it
         try:
             self._folder = prepare(Path(self._config.data))
             lock = FolderLock(self._folder)

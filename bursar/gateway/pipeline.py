@@ -65,6 +65,8 @@ class Pipeline:
 
     async def _way(self, node: Node, flight: Flight) -> None:
         exchange = flight.exchange
+        if not node.ready:
+            raise Refusal("not_ready", "This node has no directory yet", "Try again in a moment", retry_after=1)
         route = find_route(exchange.method, exchange.path)
         authenticate(node, flight)
         if route.kind == "models":
