@@ -189,7 +189,7 @@ async def test_without_a_directory_no_key_is_called_wrong(make_stand: MakeStand)
     stand = make_stand()
     stand.node.ready = False
     exchange = await stand.ask()
-    assert (exchange.status, exchange.word) == (503, "not_ready")
+    assert (exchange.status, exchange.word, exchange.header("x-should-retry")) == (503, "not_ready", "true")
     assert exchange.headers["x-should-retry"] == "true"
 
 
