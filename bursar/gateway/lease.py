@@ -29,7 +29,7 @@ class Granted(Protocol):
 
 class Releases(Protocol):
     async def release(self, secret_id: str, version: int) -> Granted:
-        """Raises Refusal (no_provider_key, audit_unavailable)."""
+        """Raises Refusal (no_provider_key, audit_unavailable, secrets_unavailable)."""
         ...
 
 

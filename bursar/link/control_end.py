@@ -125,7 +125,15 @@ class ControlEnd:
         try:
             value, expires_at = await self._services.release(node, ask.secret_id, ask.version)
         except Refusal as refusal:
-            channel.send(m.LeaseRefused(ask=ask.ask, word=refusal.word, message=refusal.message))
+            channel.send(
+                m.LeaseRefused(
+                    ask=ask.ask,
+                    word=refusal.word,
+                    message=refusal.message,
+                    hint=refusal.hint,
+                    retry_after=refusal.retry_after,
+                )
+            )
             return
         granted = m.LeaseGranted(
             ask=ask.ask, secret_id=ask.secret_id, version=ask.version, value=value.reveal(), expires_at=expires_at

@@ -39,7 +39,7 @@ class Channel(Generic[T]):
             return self._decoder.decode(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, OSError) as fault:
             raise LinkBroken("the other side is gone") from fault
-        except msgspec.MsgspecError as fault:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as fault:
             # The decoder's own message can quote a value, and a value can be a key: name only the kind.
             raise LinkBroken(f"an unreadable frame ({type(fault).__name__})") from None
 

@@ -69,7 +69,7 @@ class GatewayEnd:
             self._channel.close()
 
     async def release(self, secret_id: str, version: int) -> Granted:
-        """Ask control for a provider key. Raises Refusal with control's word, or `no_provider_key` while it is away."""
+        """Ask control for a provider key. Raises Refusal in control's words, `secrets_unavailable` while it is away."""
         if self._channel is None:
             raise _control_away()
         ask = next(self._numbers)
@@ -110,7 +110,8 @@ class GatewayEnd:
                 granted = Granted(Secret(message.value), message.expires_at)
                 self._answer(message.ask, granted)
             case m.LeaseRefused():
-                self._answer(message.ask, Refusal(message.word, message.message))
+                refusal = Refusal(message.word, message.message, message.hint, message.retry_after)
+                self._answer(message.ask, refusal)
             case m.LeaseRevoked():
                 self._on_revoked(message.secret_id, message.version)
 
@@ -131,7 +132,7 @@ class GatewayEnd:
 
 def _control_away() -> Refusal:
     return Refusal(
-        "no_provider_key",
+        "secrets_unavailable",
         "The control process, which releases provider keys, does not answer",
         "Try again in a moment; `bursar status` shows whether it is up",
         retry_after=1,

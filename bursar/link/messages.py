@@ -62,6 +62,9 @@ class Welcome(Message):
     snapshot: Snapshot
     pepper: bytes
 
+    def __repr__(self) -> str:
+        return f"Welcome(version {self.snapshot.version}, ***)"
+
 
 class Changed(Message):
     delta: Delta
@@ -84,6 +87,8 @@ class LeaseRefused(Message):
     ask: int
     word: str
     message: str
+    hint: str = ""
+    retry_after: float | None = None  # seconds
 
 
 class LeaseRevoked(Message):

@@ -1,4 +1,4 @@
-"""Should a dialect ever hand over counts that contradict one another, they are neither believed nor do they lose a hold."""
+"""Counts that contradict one another, should a dialect ever hand them over, are not believed and lose no hold."""
 
 from collections.abc import Callable
 from typing import Any

@@ -170,7 +170,7 @@ async def test_a_stages_word_reaches_the_caller(
 
 
 _RAISED = re.compile(r'Refusal\(\s*"([a-z_]+)"')
-_TESTED_BELOW = {"budget_exhausted", "held_by_requests_in_flight", "store_unavailable", "not_ready"}
+_TESTED_BELOW = {"not_ready", "budget_exhausted", "held_by_requests_in_flight", "store_unavailable", "not_ready"}
 _TESTED_WITH_KEYS = {"key_expired", "key_disabled"}
 
 
@@ -191,6 +191,14 @@ async def test_without_a_directory_no_key_is_called_wrong(make_stand: MakeStand)
     exchange = await stand.ask()
     assert (exchange.status, exchange.word, exchange.header("x-should-retry")) == (503, "not_ready", "true")
     assert exchange.headers["x-should-retry"] == "true"
+
+
+async def test_without_a_directory_every_key_would_look_wrong(make_stand: MakeStand) -> None:
+    stand = make_stand()
+    stand.node.ready = False
+    exchange = await stand.ask()
+    assert (exchange.status, exchange.word, exchange.header("retry-after")) == (503, "not_ready", "1")
+    assert not exchange.body_asked
 
 
 async def test_money_that_cannot_be_written_is_closed(make_stand: MakeStand) -> None:

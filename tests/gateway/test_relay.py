@@ -1,4 +1,4 @@
-"""A stream on its way: passed on as it came, cut where its allowance ends, paused for slow readers, drained in bounds."""
+"""A stream on its way: passed on as it came, cut at its allowance, paused for slow readers, drained in bounds."""
 
 import asyncio
 from collections.abc import Callable
