@@ -170,7 +170,7 @@ async def test_a_stages_word_reaches_the_caller(
 
 
 _RAISED = re.compile(r'Refusal\(\s*"([a-z_]+)"')
-_TESTED_BELOW = {"not_ready", "budget_exhausted", "held_by_requests_in_flight", "store_unavailable", "not_ready"}
+_TESTED_BELOW = {"not_ready", "budget_exhausted", "held_by_requests_in_flight", "store_unavailable"}
 _TESTED_WITH_KEYS = {"key_expired", "key_disabled"}
 
 
@@ -182,15 +182,6 @@ def test_the_rows_above_are_all_words_that_the_data_path_raises() -> None:
     raised = {word for room in rooms for word in _RAISED.findall(room.read_text())}
     assert raised >= {"key_missing", "unbounded_request", "duplicate_field"}
     assert raised - {word for word, *_ in STAGES} <= _TESTED_BELOW | _TESTED_WITH_KEYS
-
-
-async def test_without_a_directory_no_key_is_called_wrong(make_stand: MakeStand) -> None:
-    """A gateway that was just restarted knows no key yet: it says so, and the SDKs try again."""
-    stand = make_stand()
-    stand.node.ready = False
-    exchange = await stand.ask()
-    assert (exchange.status, exchange.word, exchange.header("x-should-retry")) == (503, "not_ready", "true")
-    assert exchange.headers["x-should-retry"] == "true"
 
 
 async def test_without_a_directory_every_key_would_look_wrong(make_stand: MakeStand) -> None:
