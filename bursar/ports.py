@@ -59,7 +59,7 @@ class UpstreamFacts(Protocol):
     def paths(self) -> dict[str, str]: ...
 
     @property
-    def required_headers(self) -> tuple[tuple[str, str], ...]: ...
+    def fixed_headers(self) -> tuple[tuple[str, str], ...]: ...
 
     @property
     def request_headers(self) -> frozenset[str]: ...
@@ -69,6 +69,10 @@ class UpstreamFacts(Protocol):
 
     def definite_refusal(self, status: int) -> bool:
         """Whether the status alone proves that nothing was run and nothing billed."""
+        ...
+
+    def bills_refusal(self, status: int, body: bytes) -> bool:
+        """Whether a refusal is billed for the input all the same."""
         ...
 
     def rejects_key(self, status: int, body: bytes) -> bool:

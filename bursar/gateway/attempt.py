@@ -5,7 +5,7 @@ from bursar.core.directory import ProviderKey
 from bursar.core.errors import ClientGone, Refusal, UpstreamFault
 from bursar.core.policy import Allowed
 from bursar.gateway.flight import Flight
-from bursar.gateway.forward import answer_headers, edits_for, upstream_headers
+from bursar.gateway.forward import answer_headers, edits_for, upstream_headers, without_key
 from bursar.gateway.hold import shrink, take_hold
 from bursar.gateway.leaving import Leaving
 from bursar.gateway.node import Node, Option
@@ -47,10 +47,13 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, 
     """One dispatch. None = the caller has been answered; a Refusal = the next way may be tried."""
     try:
         response = await _dispatch(node, flight, attempt, option)
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            response.abort()  # asked for as it is: what cannot be read cannot be metered
+            raise UpstreamFault("malformed", "the answer is encoded", sent=True)
         if response.status >= 300:
             return await _take_error(node, flight, attempt, option.key, response, is_last=is_last)
         assert flight.call is not None
-        if flight.call.stream and response.headers.get("content-type", "").startswith("text/event-stream"):
+        if flight.call.stream and response.headers.get("content-type", "").lower().startswith("text/event-stream"):
             await _take_stream(node, flight, attempt, response)
         else:
             await _take_whole(flight, attempt, response)
@@ -71,6 +74,7 @@ async def _dispatch(node: Node, flight: Flight, attempt: Attempt, option: Option
         raise ClientGone  # nobody waits for it, and nothing is spent yet
     body = provider.dialect.rewrite(flight.call, edits_for(option, flight.call, flight.allowed.edits))
     headers = upstream_headers(provider, flight.exchange.headers, lease.value)
+    attempt.key_value = lease.value
     before = flight.dispatched
     flight.dispatched = before or node.clock.monotonic()
     attempt.ending = "upstream_broken"
@@ -109,7 +113,7 @@ async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: U
     )
     leaving = Leaving(node.drains, response, relay, drain=flight.plan.on_disconnect == "drain")
     exchange.on_gone = leaving.client_left
-    exchange.on_flow = lambda stop: response.pause() if stop else response.resume()
+    exchange.on_flow = lambda stop: _flow(attempt, response, stop=stop)
     flight.status = response.status
     exchange.start(response.status, answer_headers(flight, attempt.provider, response))
     if exchange.gone:
@@ -129,6 +133,15 @@ async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: U
         flight.first_event, flight.cut = relay.first_event, relay.cut
         attempt.usage, attempt.input_usage = meter.usage, meter.input_usage
         attempt.visible_bytes, attempt.invalid = meter.visible_bytes, meter.invalid
+
+
+def _flow(attempt: Attempt, response: UpstreamResponse, *, stop: bool) -> None:
+    """The caller cannot take more for now, or can again."""
+    if stop:
+        attempt.lagged = True
+        response.pause()
+    else:
+        response.resume()
 
 
 def _allowance(call: Call, allowed: Allowed) -> int:
@@ -165,7 +178,9 @@ async def _take_error(
         attempt.ending = "refused"
     kind = str(response.status)
     node.counters.add("bursar_upstream_errors_total", (attempt.provider.name, kind))
-    body = await response.read(_MOST_ERROR_BODY)
+    body = without_key(await response.read(_MOST_ERROR_BODY), attempt.key_value)
+    if facts.bills_refusal(response.status, body):
+        attempt.ending = "filtered"
     if facts.rejects_key(response.status, body):
         node.leases.forget(key.id)
         node.happenings("upstream_key_refused", key.id, {"provider": attempt.provider.name, "status": response.status})

@@ -1,4 +1,4 @@
-"""Header lines in both directions, by allow-list: what is not named does not pass.
+"""What passes in both directions besides the body: header lines, by allow-list. What is not named does not pass.
 
 The caller's credential never goes up, the provider's never comes down, and the provider's rate limits are replaced by
 Bursar's own.
@@ -39,15 +39,15 @@ def _wanted_field(option: Option) -> str:
 
 
 def upstream_headers(provider: Provider, caller: dict[str, str], value: Secret) -> bytes:
-    """The lines to send up. The one place of the data path where a provider key is opened."""
+    """The lines to send up. This file is the one place of the data path where a provider key is opened."""
     facts = provider.dialect.upstream
     allowed = facts.request_headers
     lines = ""
     for name, text in caller.items():
         if name in allowed:
             lines += f"{name}: {text}\r\n"
-    for name, text in facts.required_headers:
-        if name not in caller:
+    for name, text in facts.fixed_headers:
+        if not provider.headers or all(name != own for own, _ in provider.headers):
             lines += f"{name}: {text}\r\n"
     for name, text in provider.headers:
         lines += f"{name}: {text}\r\n"
@@ -56,6 +56,11 @@ def upstream_headers(provider: Provider, caller: dict[str, str], value: Secret) 
     elif provider.auth != "none":
         lines += f"{provider.auth}: {value.reveal()}\r\n"
     return lines.encode("latin-1")
+
+
+def without_key(body: bytes, value: Secret | None) -> bytes:
+    """An upstream's error without the provider key: some servers show the request's headers when they fail."""
+    return body if value is None else body.replace(value.reveal().encode("latin-1"), b"[provider key]")
 
 
 def answer_headers(flight: Flight, provider: Provider, response: UpstreamResponse) -> bytes:

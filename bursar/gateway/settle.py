@@ -13,6 +13,7 @@ from bursar.core.ceiling import inexact_cost, observed_cost
 from bursar.core.ledger import Held, Settlement
 from bursar.core.limits import Reservation
 from bursar.core.prices import Price, cost
+from bursar.core.secret import Secret
 from bursar.core.units import PICO_PER_USD
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Provider
@@ -24,6 +25,7 @@ Ending = Literal[
     "cut",  # we ended the stream at its allowance
     "client_gone",  # the caller left and the upstream was not read to its end
     "upstream_broken",  # it broke off, timed out, or failed in a way that may bill
+    "filtered",  # the provider looked at the content, refused it, and bills for having looked
 ]
 
 
@@ -42,7 +44,9 @@ class Attempt(msgspec.Struct, kw_only=True, gc=False):
     usage: Usage | None = None
     input_usage: Usage | None = None
     visible_bytes: int = 0
+    lagged: bool = False  # the caller read too slowly: the provider may have been ahead of what was seen
     invalid: str = ""
+    key_value: Secret | None = None  # that the request carried
 
 
 def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
@@ -90,6 +94,8 @@ def _inexact(flight: Flight, attempt: Attempt) -> int:
         return observed_cost(price, call, attempt.visible_bytes, attempt.ceiling.expected_input)
     if attempt.ending == "upstream_broken" and (not call.stream or _nothing_came(attempt)):
         return attempt.ceiling.pico  # a whole answer may have been made, and billed, that nobody saw
+    if attempt.lagged and attempt.ending != "answered":
+        return attempt.ceiling.pico  # so may the rest of this one: it waited, unread, while the caller held it up
     try:
         return inexact_cost(price, call, attempt.ceiling.pico, attempt.visible_bytes, attempt.input_usage)
     except ValueError:

@@ -33,7 +33,7 @@ from bursar.providers.strict_json import (
     whole,
     wrong_kind,
 )
-from bursar.providers.upstream_facts import UpstreamFacts, request_headers, response_headers
+from bursar.providers.upstream_facts import UpstreamFacts, fixed_headers, request_headers, response_headers
 from bursar.providers.usage_counts import (
     BYTES_PER_TOKEN,
     MISSING,
@@ -85,8 +85,8 @@ class Anthropic:
     upstream = UpstreamFacts(
         paths={"messages": "/v1/messages", "count_tokens": "/v1/messages/count_tokens"},
         auth="x-api-key",
-        required_headers=(("anthropic-version", API_VERSION),),
-        request_headers=request_headers("anthropic-version", "anthropic-beta"),
+        fixed_headers=fixed_headers(("anthropic-version", API_VERSION)),  # other versions answer in other shapes
+        request_headers=request_headers("anthropic-beta"),
         response_headers=response_headers(("request-id", "anthropic-version")),
         key_errors=frozenset({"authentication_error", "permission_error"}),
     )
@@ -161,7 +161,7 @@ class Anthropic:
         try:
             answer = _answer.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None, 0, UNREADABLE
+            return None, len(body), UNREADABLE
         if len(answer.usage) <= 4:  # absent or null
             return None, _count_visible(answer.content)[0], MISSING
         usage, reason = to_usage(read_said(answer.usage), call)

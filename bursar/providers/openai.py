@@ -29,7 +29,7 @@ from bursar.providers.strict_json import (
     whole,
     wrong_kind,
 )
-from bursar.providers.upstream_facts import UpstreamFacts, request_headers, response_headers
+from bursar.providers.upstream_facts import UpstreamFacts, fixed_headers, request_headers, response_headers
 from bursar.providers.usage_counts import BYTES_PER_TOKEN, MISSING, SLACK_BYTES, UNREADABLE, doubt_beside_output
 
 MOST_STOPS = 4  # what the API takes
@@ -50,6 +50,7 @@ _KNOWN = _GOVERNED | _HARMLESS
 # A request that names no tier gets what its project is set to, which may be the dearest one (service_tier: "auto").
 _UNSET_TIER = "auto"
 _NO_EXTRAS = {"service_tier": _UNSET_TIER}
+_SEARCHING = "-search-"  # models that search on every call: gpt-4o-search-preview, gpt-5-search-api
 # The commonest keys need no further look.
 _PLAIN = _HARMLESS | names("model messages max_tokens max_completion_tokens n stream user")
 _STREAM_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
@@ -79,7 +80,7 @@ class OpenAI:
     upstream = UpstreamFacts(
         paths={"chat": "/chat/completions"},
         auth="bearer",
-        required_headers=(),
+        fixed_headers=fixed_headers(),
         request_headers=request_headers("openai-beta"),
         response_headers=response_headers(("x-request-id", "openai-processing-ms", "openai-version", "openai-model")),
         key_errors=frozenset({"invalid_api_key", "account_deactivated", "authentication_error", "API_KEY_INVALID"}),
@@ -95,6 +96,8 @@ class OpenAI:
         found = Findings()
         count = read_messages(messages, found)
         extras = _NO_EXTRAS if _PLAIN.issuperset(fields) else _read_extras(fields, found)
+        if _SEARCHING in model and not found.tools:
+            _search(found, "the search of this model")
         plain, completion = whole(fields, "max_tokens"), whole(fields, "max_completion_tokens")
         cap, cap_field = _largest_cap(plain, completion)
         return Call(
@@ -149,7 +152,7 @@ class OpenAI:
         try:
             answer = _answer.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None, 0, UNREADABLE
+            return None, len(body), UNREADABLE
         if len(answer.usage) <= 4:  # absent or null
             return None, _count_visible(answer.choices)[0], MISSING
         usage, reason = read_counts(answer.usage, answer.service_tier, call)
@@ -207,9 +210,7 @@ def _read_inputs(fields: Fields, found: Findings) -> None:
     if (tools := given(fields, "tools")) is not None:
         read_tools(tools, found)
     if given(fields, "web_search_options") is not None:
-        found.tools.append(ServerTool("web_search", None))
-        found.no_ceiling("web_search_options")  # chat has no field that caps the searches
-        found.outside("web_search")
+        _search(found, "web_search_options")
     if given(fields, "prediction") is not None:
         found.no_ceiling("prediction")  # rejected predicted tokens are billed as output, beyond the cap
     if given(fields, "audio") is not None:
@@ -219,6 +220,13 @@ def _read_inputs(fields: Fields, found: Findings) -> None:
         found.audio = True
     if given(fields, "prompt_cache_options") is not None or given(fields, "prompt_cache_retention") is not None:
         found.one_hour = True
+
+
+def _search(found: Findings, reason: str) -> None:
+    """The provider searches the web, and chat has no field that caps how often."""
+    found.tools.append(ServerTool("web_search", None))
+    found.no_ceiling(reason)
+    found.outside("web_search")
 
 
 def _wants_usage(fields: Fields, found: Findings) -> bool:

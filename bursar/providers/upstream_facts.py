@@ -10,8 +10,11 @@ DEFINITE_REFUSALS = frozenset(
     {400, 401, 402, 403, 404, 405, 406, 410, 411, 413, 414, 415, 421, 422, 429, 431, 451, 529}
 )
 
-# Never among any allow-list: credentials and what selects another account, cookies, hop-by-hop fields.
-_COMMON_REQUEST = frozenset({"accept", "content-type", "user-agent", "idempotency-key"})
+# Never among any allow-list: credentials and what selects another account, cookies, hop-by-hop fields. Nor an
+# idempotency key: tenants share a provider's account, and one could ask for another's answer by it.
+_COMMON_REQUEST = frozenset({"accept", "user-agent"})
+# A body is UTF-8 as it was read here, whatever its sender calls it: a server that went by `charset` would read another.
+_COMMON_FIXED = (("content-type", "application/json"),)
 _COMMON_RESPONSE = frozenset({"content-type", "retry-after", "retry-after-ms", "x-should-retry", "content-language"})
 
 
@@ -20,7 +23,7 @@ class UpstreamFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     paths: dict[str, str]  # route -> path
     auth: str  # how the key is sent unless configured otherwise: "bearer" | "x-api-key"
-    required_headers: tuple[tuple[str, str], ...]  # sent with this value when the caller gave none
+    fixed_headers: tuple[tuple[str, str], ...]  # sent with this value, whatever the caller says
     request_headers: frozenset[str]  # of the caller's, that go upstream
     response_headers: frozenset[str]  # of the upstream's, that come back: not its rate limits, ours are sent
     key_errors: frozenset[str]  # words in an error body by which the provider says that its key is bad
@@ -28,6 +31,13 @@ class UpstreamFacts(msgspec.Struct, frozen=True, kw_only=True):
     def definite_refusal(self, status: int) -> bool:
         """Whether the status alone proves that nothing was run and nothing billed."""
         return status in DEFINITE_REFUSALS
+
+    def bills_refusal(self, status: int, body: bytes) -> bool:
+        """Whether a refusal is billed for the input all the same: Azure's content filter has read it by then.
+
+        Reference: https://learn.microsoft.com/azure/ai-services/openai/how-to/manage-costs (HTTP error response codes).
+        """
+        return status == 400 and "content_filter" in error_words(body)
 
     def rejects_key(self, status: int, body: bytes) -> bool:
         """Whether an answer says that the provider key itself is not accepted (not merely this call)."""
@@ -39,7 +49,7 @@ class UpstreamFacts(msgspec.Struct, frozen=True, kw_only=True):
 class _Error(msgspec.Struct):
     code: str | int | None = None
     type: str | None = None
-    status: str | None = None
+    status: str | int | None = None
 
 
 class _ErrorBody(msgspec.Struct):
@@ -56,6 +66,10 @@ def error_words(body: bytes) -> tuple[str, ...]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ()
     return tuple(str(word) for word in (error.type, error.code, error.status) if word)
+
+
+def fixed_headers(*fields: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    return (*_COMMON_FIXED, *fields)
 
 
 def request_headers(*names: str) -> frozenset[str]:
