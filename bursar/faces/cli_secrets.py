@@ -33,7 +33,11 @@ def _putting(group: typer.Typer, locate: Locate) -> None:
         tag: Annotated[
             list[str],
             typer.Option(
-                "--tag", metavar="NAME=VALUE", help="billing_owner, purpose, allowed_models, ...", default_factory=list
+                "--tag",
+                metavar="NAME=VALUE",
+                help="billing_owner, purpose, allowed_models, ...",
+                default_factory=list,
+                show_default=False,
             ),
         ],
         from_env: Annotated[
