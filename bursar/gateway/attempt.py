@@ -47,11 +47,11 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, 
     """One dispatch. None = the caller has been answered; a Refusal = the next way may be tried."""
     try:
         response = await _dispatch(node, flight, attempt, option)
-        if response.headers.get("content-encoding", "identity").lower() != "identity":
-            response.abort()  # asked for as it is: what cannot be read cannot be metered
-            raise UpstreamFault("malformed", "the answer is encoded", sent=True)
         if response.status >= 300:
             return await _take_error(node, flight, attempt, option.key, response, is_last=is_last)
+        if _is_encoded(response):
+            response.abort()  # asked for as it is: what cannot be read cannot be metered
+            raise UpstreamFault("malformed", "the answer is encoded", sent=True)
         assert flight.call is not None
         if flight.call.stream and response.headers.get("content-type", "").lower().startswith("text/event-stream"):
             await _take_stream(node, flight, attempt, response)
@@ -84,6 +84,10 @@ async def _dispatch(node: Node, flight: Flight, attempt: Attempt, option: Option
         if not fault.sent:
             attempt.ending, flight.dispatched = "unsent", before
         raise
+
+
+def _is_encoded(response: UpstreamResponse) -> bool:
+    return response.headers.get("content-encoding", "identity").lower() != "identity"
 
 
 async def _take_whole(flight: Flight, attempt: Attempt, response: UpstreamResponse) -> None:
@@ -179,6 +183,8 @@ async def _take_error(
     kind = str(response.status)
     node.counters.add("bursar_upstream_errors_total", (attempt.provider.name, kind))
     body = without_key(await response.read(_MOST_ERROR_BODY), attempt.key_value)
+    if _is_encoded(response):
+        body = b""  # nobody can read it, nor see whether the key stands in it
     if facts.bills_refusal(response.status, body):
         attempt.ending = "filtered"
     if facts.rejects_key(response.status, body):

@@ -148,3 +148,9 @@ async def test_a_ceiling_beyond_all_numbers_is_refused_in_words(make_stand: Make
             exchange = await make_stand(budgets=budgets).ask(plain({}, 500), body=chat(model=MODEL, **fields))
             assert exchange.status in (400, 402, 403, 413, 422, 429, 500), exchange.word
             assert exchange.word != "internal_error"
+
+
+async def test_an_encoded_refusal_is_one_all_the_same(make_stand: MakeStand) -> None:
+    stand = make_stand(budgets=HARD)
+    exchange = await stand.ask(FakeResponse([b"\x1f\x8b\x08"], 429, {"content-encoding": "gzip"}))
+    assert (exchange.status, exchange.sent, stand.ends) == (429, b"", ["refused"])
