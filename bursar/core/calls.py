@@ -82,6 +82,20 @@ class Usage(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     tool_uses: tuple[tuple[str, int], ...] = ()
     service_tier: str = ""  # as billed, when the provider says so
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether anything is counted besides the two totals: in most answers nothing is."""
+        return bool(
+            self.cache_read
+            or self.cache_write_5m
+            or self.cache_write_1h
+            or self.reasoning
+            or self.audio_input
+            or self.audio_output
+            or self.image_input
+            or self.tool_uses
+        )
+
 
 class Cost(msgspec.Struct, frozen=True, gc=False):
     """The price of a usage, with the provenance that its ledger row carries."""

@@ -27,7 +27,7 @@ def money(amount: int) -> Money:
     return amount if -MAX_AMOUNT <= amount <= MAX_AMOUNT else str(amount)
 
 
-class HoldRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True, array_like=True):
+class HoldRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What an attempt asks of its budgets. `budgets` are those that apply to it, hard and soft."""
 
     request_id: str

@@ -132,6 +132,9 @@ def cost(price: Price, usage: Usage) -> Cost:
     """The exact price of a usage. Raises ValueError when its counts contradict one another (see `decompose`)."""
     bands = price.bands if not usage.service_tier else billed_bands(price, usage.service_tier)
     band = bands[0] if len(bands) == 1 else band_at(bands, usage.input_tokens)
+    if usage.input_tokens >= 0 <= usage.output_tokens and not usage.has_parts:
+        pico = usage.input_tokens * band.input + usage.output_tokens * band.output + price.request_fee
+        return Cost(pico, price.id, price.digest)
     pico = token_pico(band, decompose(usage)) + price.request_fee
     for tool, uses in usage.tool_uses:
         if uses < 0:

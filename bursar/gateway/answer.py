@@ -90,7 +90,7 @@ def limit_headers(dialect: DialectName, views: Sequence[LimitView], now_ns: int)
 def go_duration(seconds: float) -> str:
     """`12ms`, `1s`, `6m0s`: how OpenAI writes a reset (Go's time.Duration.String, milliseconds at the finest)."""
     if seconds < 1:
-        return f"{ceil(seconds * 1000)}ms"
+        return f"{ceil(seconds * 1000)}ms" if seconds else "0ms"
     whole = ceil(seconds)
     if whole < 60:
         return f"{whole}s"

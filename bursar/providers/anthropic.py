@@ -19,9 +19,8 @@ from bursar.providers.strict_json import (
     Fields,
     fields_of,
     given,
-    is_array,
-    is_object,
     items_of,
+    kind_of,
     model_of,
     names,
     objects_of,
@@ -109,7 +108,7 @@ class Anthropic:
         cap = whole(fields, "max_tokens")
         extras = {} if _PLAIN.issuperset(fields) else _read_extras(fields, cap, found)
         system = fields.get("system")
-        return Call(
+        call = Call(
             route=route,
             dialect="anthropic",
             purpose="inference",
@@ -122,15 +121,10 @@ class Anthropic:
             max_tokens=cap,
             max_tokens_field="" if cap is None else "max_tokens",
             wants_usage=True,  # the dialect's streams always tell
-            external_input=found.external,
-            server_tools=tuple(found.tools),
-            unbounded=found.unbounded,
-            unknown_fields=tuple(found.unknown),
-            cache_write="1h" if found.one_hour else "5m" if found.five_minutes else "",
-            overhead_tokens=found.overhead_tokens,
             parsed=fields,
-            **extras,
         )
+        found.tell(call)
+        return msgspec.structs.replace(call, **extras) if extras else call
 
     def rewrite(self, call: Call, edits: Edits) -> bytes:
         """The body to send: the original bytes when no edit applies."""
@@ -202,9 +196,10 @@ def _read_extras(fields: Fields, cap: int | None, found: Findings) -> dict[str, 
 def _read_inputs(fields: Fields, found: Findings) -> None:
     system = given(fields, "system")
     if system is not None:
-        if is_array(system):
+        kind = kind_of(system)
+        if kind == "array":
             read_blocks(system, found, "system[]")
-        elif is_object(system):
+        elif kind == "object":
             raise wrong_kind("system", "text or an array")
     if (tools := given(fields, "tools")) is not None:
         read_tools(tools, found)

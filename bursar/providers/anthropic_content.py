@@ -12,8 +12,7 @@ from bursar.providers.strict_json import (
     Fields,
     fields_of,
     given,
-    is_array,
-    is_object,
+    kind_of,
     names,
     objects_of,
     raw_size,
@@ -83,9 +82,10 @@ def read_messages(raw: bytes, found: Findings) -> int:
                 found.new_key(path)
         content = fields.get("content")
         if content is not None:
-            if is_array(content):
+            kind = kind_of(content)
+            if kind == "array":
                 read_blocks(content, found, _IN_BLOCKS)
-            elif is_object(content):
+            elif kind == "object":
                 raise wrong_kind("messages[].content", "text or an array")
     return len(messages)
 
@@ -112,7 +112,7 @@ def _block(fields: Fields, found: Findings, where: str, known: frozenset[str]) -
     if (tool := given(fields, "tool")) is not None:  # a tool added in the middle of a conversation
         found.overhead_tokens += _TOOLS_TOKENS
         _tool(fields_of(tool, f"{where}.tool"), found)
-    if (source := given(fields, "source")) is not None and is_object(source):
+    if (source := given(fields, "source")) is not None and kind_of(source) == "object":
         _source(fields_of(source, f"{where}.source"), kind or "source", raw_size(fields), found, f"{where}.source")
         if given(fields, "citations") is not None:
             found.overhead_tokens += _CITED_TOKENS_PER_BYTE * len(source)
@@ -122,10 +122,11 @@ def _block(fields: Fields, found: Findings, where: str, known: frozenset[str]) -
 
 def _nested(content: msgspec.Raw, found: Findings, where: str) -> None:
     """The content of a tool's result or of a document: text, blocks, or one object."""
-    if is_array(content):
+    kind = kind_of(content)
+    if kind == "array":
         for fields in objects_of(content, f"{where}[]"):
             _block(fields, found, f"{where}[]", _RESULT)
-    elif is_object(content):
+    elif kind == "object":
         _block(fields_of(content, where), found, where, _RESULT)
 
 

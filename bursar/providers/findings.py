@@ -2,7 +2,7 @@
 
 import msgspec
 
-from bursar.core.calls import ServerTool
+from bursar.core.calls import Call, ServerTool
 from bursar.providers.strict_json import Fields, text
 
 
@@ -36,6 +36,18 @@ class Findings(msgspec.Struct, kw_only=True):
         """A field nobody has classified; told once, and a hostile body cannot make the list long."""
         if path not in self.unknown and len(self.unknown) < 32:
             self.unknown.append(path)
+
+    def tell(self, call: Call) -> None:
+        """Set on the call what was found."""
+        call.external_input = self.external
+        call.unbounded = self.unbounded
+        call.audio = self.audio
+        call.overhead_tokens = self.overhead_tokens
+        if self.one_hour or self.five_minutes:
+            call.cache_write = "1h" if self.one_hour else "5m"
+        if self.unknown or self.tools:
+            call.unknown_fields = tuple(self.unknown)
+            call.server_tools = tuple(self.tools)
 
     def cache_marker(self, marker: Fields, where: str) -> None:
         """Anthropic `cache_control`: kept 5 minutes unless it says otherwise; an unknown life counts as the longest."""

@@ -49,7 +49,6 @@ _HARMLESS = names(
 _KNOWN = _GOVERNED | _HARMLESS
 # A request that names no tier gets what its project is set to, which may be the dearest one (service_tier: "auto").
 _UNSET_TIER = "auto"
-_NO_EXTRAS = {"service_tier": _UNSET_TIER}
 _SEARCHING = "-search-"  # models that search on every call: gpt-4o-search-preview, gpt-5-search-api
 # The commonest keys need no further look.
 _PLAIN = _HARMLESS | names("model messages max_tokens max_completion_tokens n stream user")
@@ -95,12 +94,13 @@ class OpenAI:
             raise wrong_kind("messages", "an array")
         found = Findings()
         count = read_messages(messages, found)
-        extras = _NO_EXTRAS if _PLAIN.issuperset(fields) else _read_extras(fields, found)
+        extras = {} if _PLAIN.issuperset(fields) else _read_extras(fields, found)
         if _SEARCHING in model and not found.tools:
             _search(found, "the search of this model")
         plain, completion = whole(fields, "max_tokens"), whole(fields, "max_completion_tokens")
         cap, cap_field = _largest_cap(plain, completion)
-        return Call(
+        # Fifteen named arguments at most: Python makes a dict of more, which costs 1 us.
+        call = Call(
             route=route,
             dialect="openai",
             purpose="inference",
@@ -113,16 +113,12 @@ class OpenAI:
             max_tokens=cap,
             max_tokens_field=cap_field,
             n=whole(fields, "n", least=1) or 1,
-            external_input=found.external,
-            server_tools=tuple(found.tools),
-            unbounded=found.unbounded,
-            unknown_fields=tuple(found.unknown),
-            cache_write="1h" if found.one_hour else "5m" if found.five_minutes else "",
-            audio=found.audio,
+            service_tier=_UNSET_TIER,
             user=text(fields, "user") or text(fields, "safety_identifier") or "",
             parsed=fields,
-            **extras,
         )
+        found.tell(call)
+        return msgspec.structs.replace(call, **extras) if extras else call
 
     def rewrite(self, call: Call, edits: Edits) -> bytes:
         """The body to send: the original bytes when no edit applies."""

@@ -12,8 +12,7 @@ from bursar.providers.strict_json import (
     Fields,
     fields_of,
     given,
-    is_array,
-    is_object,
+    kind_of,
     names,
     objects_of,
     raw_size,
@@ -47,10 +46,11 @@ def read_messages(raw: bytes, found: Findings) -> int:
             _more_of_message(fields, found)
         content = fields.get("content")
         if content is not None:
-            if is_array(content):
+            kind = kind_of(content)
+            if kind == "array":
                 for part in objects_of(content, _IN_PARTS):
                     _part(part, found)
-            elif is_object(content):
+            elif kind == "object":
                 raise wrong_kind("messages[].content", "text or an array")
     return len(messages)
 
@@ -96,7 +96,7 @@ def _media(fields: Fields, found: Findings) -> None:
 
 def _image_url(raw: bytes, found: Findings) -> str:
     """OpenAI wants an object with `url`; some servers take the address itself."""
-    if not is_object(raw):
+    if kind_of(raw) != "object":
         return text({"image_url": msgspec.Raw(raw)}, "image_url", _IN_PARTS) or ""
     image = fields_of(raw, f"{_IN_PARTS}.image_url")
     for path in unknown_keys(image, _IMAGE, f"{_IN_PARTS}.image_url"):

@@ -55,7 +55,9 @@ def read_counts(raw: bytes, tier: str | None, call: Call) -> tuple[Usage | None,
         outputs = max(outputs, (said.total_tokens or 0) - inputs)
         if reasoning > outputs:
             outputs += reasoning
-    searches = tuple((tool.name, 1) for tool in call.server_tools if tool.name == "web_search")
+    searches: tuple[tuple[str, int], ...] = ()
+    if call.server_tools:
+        searches = tuple((tool.name, 1) for tool in call.server_tools if tool.name == "web_search")
     usage = Usage(
         input_tokens=inputs,
         output_tokens=outputs,

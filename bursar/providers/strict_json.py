@@ -1,13 +1,13 @@
 """JSON read strictly where it is governed, and kept as raw bytes everywhere else.
 
-An object is decoded one level deep into raw values. That no key occurs twice is proven by arithmetic: compact JSON
-without duplicates, escapes in keys or white space is exactly as long as its keys, its values and their punctuation;
-anything longer is walked key by key. RFC 8259 §4 leaves duplicates open, and parsers differ in which one they take.
+An object is decoded one level deep into raw values. That no key occurs twice is proven by writing it again: where that
+gives the very same bytes, nothing was lost in reading; anything else is walked key by key. RFC 8259 §4 leaves
+duplicates open, and parsers differ in which one they take.
 """
 
 import re
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _decode_object = msgspec.json.Decoder(Fields).decode
 _decode_objects = msgspec.json.Decoder(list[Fields]).decode
+_encode = msgspec.json.Encoder().encode
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _TEXT: msgspec.json.Decoder[str | None] = msgspec.json.Decoder(str | None)
 _WHOLE: msgspec.json.Decoder[int | None] = msgspec.json.Decoder(int | None)
@@ -72,9 +73,9 @@ def fields_of(raw: bytes, where: str) -> Fields:
         raise malformed(error) from None
     if len(fields) > _MOST_KEYS:
         raise Refusal("malformed_request", f"{f'`{where}`' if where else 'The body'} has more than {_MOST_KEYS} keys")
-    longer = len(raw) - (1 + 4 * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values())))
-    if longer and not (longer == 2 * len(fields) - 1 and _spaced(fields) == bytes(raw)):
-        _walk(bytes(raw), fields, where)
+    written = bytes(raw)
+    if _encode(fields) != written and _spaced(fields) != written:
+        _walk(written, fields, where)
     return fields
 
 
@@ -94,16 +95,16 @@ def items_of(raw: bytes, where: str) -> list[msgspec.Raw]:
 
 
 def objects_of(raw: bytes, where: str) -> list[Fields]:
-    """An array of objects, each one's fields proven to occur once: one sum for all of them where it holds.
+    """An array of objects, each one's fields proven to occur once: all of them at once where that holds.
 
     `where` names one object. Raises Refusal(invalid_field | malformed_request | duplicate_field).
     """
     objects = _objects(raw, where)
-    if _compact_size(objects) == len(raw):
+    if _encode(objects) == bytes(raw):
         return objects
-    raw = msgspec.json.format(raw, indent=-1)  # white space is what mostly made it longer
+    raw = msgspec.json.format(raw, indent=-1)  # white space is what mostly made it another text
     objects = _objects(raw, where)
-    if _compact_size(objects) != len(raw):
+    if _encode(objects) != raw:
         if len(objects) > _MOST_WALKED:
             raise Refusal("duplicate_field", f"`{where}` has keys that occur twice, or are written with escapes")
         for item in items_of(raw, where):
@@ -121,14 +122,6 @@ def _objects(raw: bytes, where: str) -> list[Fields]:
     if len(objects) > _MOST_OBJECTS:
         raise Refusal("malformed_request", f"`{where}` occurs more than {_MOST_OBJECTS} times")
     return objects
-
-
-def _compact_size(objects: list[Fields]) -> int:
-    """The bytes of these objects written without white space, escapes in keys or anything twice."""
-    size = 1 + 2 * len(objects) if objects else 2
-    for fields in objects:
-        size += 4 * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values())) if fields else 1
-    return size
 
 
 def raw_size(fields: Fields) -> int:
@@ -184,12 +177,10 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def is_array(raw: bytes) -> bool:
-    return memoryview(raw)[0] == _OPEN_BRACKET
-
-
-def is_object(raw: bytes) -> bool:
-    return memoryview(raw)[0] == _OPEN_BRACE
+def kind_of(raw: bytes) -> Literal["array", "object", ""]:
+    """Whether a raw value is one of the two that hold others; "" for all the rest."""
+    first = memoryview(raw)[0]
+    return "array" if first == _OPEN_BRACKET else "object" if first == _OPEN_BRACE else ""
 
 
 def is_null(raw: bytes) -> bool:
@@ -198,6 +189,8 @@ def is_null(raw: bytes) -> bool:
 
 def text(fields: Fields, name: str, where: str = "") -> str | None:
     """A text field; None when absent or null. Raises Refusal(invalid_field)."""
+    if name not in fields:
+        return None
     return _typed(fields, name, _TEXT, "text", where)
 
 
@@ -211,6 +204,8 @@ def model_of(fields: Fields) -> str:
 
 def whole(fields: Fields, name: str, where: str = "", least: int = 0) -> int | None:
     """A whole number of at least `least`; None when absent or null. Raises Refusal(invalid_field)."""
+    if name not in fields:
+        return None
     value = _typed(fields, name, _WHOLE, "a whole number", where)
     if value is not None and value < least:
         raise Refusal("invalid_field", f"`{_path(where, name)}` must be at least {least}")
@@ -219,6 +214,8 @@ def whole(fields: Fields, name: str, where: str = "", least: int = 0) -> int | N
 
 def truth(fields: Fields, name: str, where: str = "") -> bool:
     """A boolean field; False when absent or null. Raises Refusal(invalid_field)."""
+    if name not in fields:
+        return False
     value: bool | None = _typed(fields, name, _TRUTH, "true or false", where)
     return bool(value)
 
@@ -242,11 +239,8 @@ def read_as(kind: msgspec.json.Decoder[T], raw: bytes, where: str, expected: str
 
 
 def _typed(fields: Fields, name: str, kind: msgspec.json.Decoder[T], expected: str, where: str) -> T | None:
-    raw = fields.get(name)
-    if raw is None:
-        return None
     try:
-        return kind.decode(raw)
+        return kind.decode(fields[name])
     except msgspec.ValidationError:
         raise wrong_kind(_path(where, name), expected) from None
     except msgspec.DecodeError as error:

@@ -19,6 +19,8 @@ CONTRADICTORY = "contradictory"  # parts above their total, or far fewer tokens 
 
 def doubt(usage: Usage) -> str:
     """Why a usage cannot be true by itself; "" if it can."""
+    if 0 <= usage.input_tokens <= MOST_TOKENS and 0 <= usage.output_tokens <= MOST_TOKENS and not usage.has_parts:
+        return ""
     counts = (
         usage.input_tokens,
         usage.output_tokens,

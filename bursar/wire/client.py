@@ -95,15 +95,19 @@ class Client:
         Host, content-length and accept-encoding (identity) are added here. `headers` as bytes are whole lines, each
         with its CRLF, and are trusted.
         """
-        total = self.monotonic() + timeouts.total
+        now = self.monotonic()
+        total = now + timeouts.total
         stock = self._stocks.get(origin) or self._stock(origin)
         data = _compose(stock, method, target, headers, body)
-        link = self._idle_link(stock) or await self._connect(origin, stock, min(timeouts.connect, timeouts.total))
+        link = self._idle_link(stock, now)
+        if link is None:
+            link = await self._connect(origin, stock, min(timeouts.connect, timeouts.total))
+            now = self.monotonic()
         response = Response(link, method, timeouts, total)
         link.transport.write(data)
         if len(body) > _JOIN_UP_TO:
             link.transport.write(body)
-        response.written()
+        response.written(now)
         await response.head()
         return response
 
@@ -134,8 +138,7 @@ class Client:
         """Act on the deadlines that have passed. Happens by itself every half second."""
         self.wheel.sweep(self.monotonic())
 
-    def _idle_link(self, stock: _Stock) -> Link | None:
-        now = self.monotonic()
+    def _idle_link(self, stock: _Stock, now: float) -> Link | None:
         while stock.idle:
             link = stock.idle.pop()
             if link.is_fit(now):

@@ -12,7 +12,7 @@ from bursar.core.errors import ClientGone, Refusal
 from bursar.wire.carry import Carry
 from bursar.wire.door import Door
 from bursar.wire.exchange import Exchange
-from bursar.wire.head import Malformed, RequestHead, parse_request
+from bursar.wire.head import HeadReader, Malformed, RequestHead
 from bursar.wire.inflow import Inflow
 from bursar.wire.line import Line
 from bursar.wire.wheel import NEVER
@@ -32,6 +32,7 @@ class Connection(Line):
         "_carry",
         "_exchange",
         "_expects",
+        "_heads",
         "_held",
         "_inflow",
         "_task",
@@ -46,6 +47,7 @@ class Connection(Line):
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None  # the task waits here between two exchanges
         self._carry = Carry()
+        self._heads = HeadReader()
         self._blank = False  # an empty line came before the next request
         self._expects = False  # the client waits for 100 Continue
         self._held = 0  # body bytes counted for the open exchange that came with their head
@@ -130,7 +132,7 @@ class Connection(Line):
             self._refuse(_head_too_large(self._door.config.max_head))
         else:
             try:
-                head = parse_request(data[:end])
+                head = self._heads.read(data[:end])
             except Malformed as fault:
                 self._refuse(Refusal("malformed_request", str(fault)))
             else:
@@ -288,7 +290,8 @@ class Connection(Line):
         if self._door.draining:
             self._shut()
             return
-        self._go_on_reading()
+        if not self._reading:
+            self._go_on_reading()
         self._arm(self._door.config.idle_timeout)
         if self._carry:
             self._begin(self._carry.take())

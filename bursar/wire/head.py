@@ -15,6 +15,8 @@ import msgspec
 MAX_FIELDS = 200  # lines of one head
 CHUNKED = -1  # length of a body framed by chunks
 UNTIL_CLOSE = -2  # length of an answer that ends with its connection
+_MOST_DIGITS = 18  # of a content-length
+_LENGTH_NAME = b"\r\ncontent-length:"
 
 
 class Malformed(ValueError):
@@ -102,7 +104,7 @@ def _fields(lines: list[str], single: frozenset[str]) -> dict[str, str]:
 
 def _content_length(value: str) -> int:
     # str.isdigit alone would take superscripts
-    if not (value.isascii() and value.isdigit()) or len(value) > 18:
+    if not (value.isascii() and value.isdigit()) or len(value) > _MOST_DIGITS:
         raise Malformed("content-length is not a plain number")
     return int(value)
 
@@ -174,6 +176,52 @@ def parse_request(head: bytes) -> RequestHead:
     return RequestHead(
         method, path, query, headers, length, _keeps_alive(headers, old), old, expects and not old and length != 0
     )
+
+
+class HeadReader:
+    """Reads the request heads of one connection.
+
+    A client repeats its head word for word, but for the length of the body: such a head was proven good when it was
+    read before, and only the digits that differ are looked at.
+    """
+
+    __slots__ = ("_after", "_before", "_known", "_seen")
+
+    def __init__(self) -> None:
+        self._seen = False  # only from the second head on is it worth its memory
+        self._known: RequestHead | None = None
+        self._before = b""  # the known head up to the digits of its content-length
+        self._after = b""
+
+    def read(self, raw: bytes) -> RequestHead:
+        """`parse_request`. What comes back may be shared by several requests: read-only. Raises Malformed."""
+        if self._known is not None and raw.startswith(self._before) and raw.endswith(self._after):
+            digits = raw[len(self._before) : len(raw) - len(self._after)]
+            if digits.isdigit() and len(digits) <= _MOST_DIGITS:
+                return self._with_length(self._known, digits.decode("ascii"))
+        head = parse_request(raw)
+        if self._seen:
+            self._remember(raw, head)
+        self._seen = True
+        return head
+
+    def _with_length(self, known: RequestHead, digits: str) -> RequestHead:
+        if known.headers["content-length"] == digits:
+            return known
+        headers = known.headers.copy()
+        headers["content-length"] = digits
+        return msgspec.structs.replace(known, headers=headers, length=int(digits))
+
+    def _remember(self, raw: bytes, head: RequestHead) -> None:
+        self._known = None
+        if "content-length" not in head.headers or "expect" in head.headers:
+            return
+        name = raw.lower().find(_LENGTH_NAME)
+        start = name + len(_LENGTH_NAME)
+        while raw[start] in b" \t":
+            start += 1
+        self._known = head
+        self._before, self._after = raw[:start], raw[start + len(head.headers["content-length"]) :]
 
 
 _SINGLE_RESPONSE = frozenset(("content-length", "transfer-encoding"))

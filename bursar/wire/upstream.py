@@ -238,20 +238,23 @@ class Response:
 
     def receive(self, data: bytes) -> None:
         try:
-            if not self.status:
-                data = self._receive_head(data)
             if self.status:
                 self._receive_body(data)
+            else:
+                data = self._receive_head(data)
+                if self.status:
+                    self._receive_body(data)
         except Malformed as fault:
             self._break("malformed", str(fault))
         except Exception as fault:  # noqa: BLE001 - the sink's own; carried to whoever awaits `relay`
             self._fail(fault)
 
-    def written(self) -> None:
+    def written(self, now: float | None = None) -> None:
         """The request has gone out, as far as we can tell: the next deadline."""
-        if self._link is not None and not self.status:
-            span = self._timeouts.write if self._link.write_paused else self._timeouts.first_byte
-            self._arm(span)
+        link = self._link
+        if link is not None and not self.status:
+            span = self._timeouts.write if link.write_paused else self._timeouts.first_byte
+            link.arm(min((link.now() if now is None else now) + span, self._total))
 
     def ended(self, *, clean: bool) -> None:
         """The provider has closed its side."""
@@ -297,8 +300,7 @@ class Response:
         self._left = head.length
         if head.length == CHUNKED:
             self._chunks = ChunkDecoder()
-        self._begun = bool(data)
-        self._arm(self._timeouts.between_bytes if data else self._timeouts.body)
+        self._begun = False
         self._wake()
         return data
 
@@ -306,11 +308,6 @@ class Response:
         link = self._link
         if link is None:
             return
-        if data and not self._stopped:
-            link.deadline = min(link.now() + self._timeouts.between_bytes, self._total)
-            if not self._begun:
-                self._begun = True
-                link.arm(link.deadline)  # it may have moved nearer
         if self._chunks is not None:
             rest = self._chunks.feed(data, self._pass_on)
             if rest is not None:
@@ -318,12 +315,18 @@ class Response:
         elif self._left == UNTIL_CLOSE:
             self._pass_on(data)
         else:
-            rest = data[self._left :]
             piece = data[: self._left]
             self._left -= len(piece)
             self._pass_on(piece)
             if not self._left:
-                self._finish(rest)
+                self._finish(data[len(piece) :])
+        if self._link is None or self._stopped:
+            return
+        if self._begun:
+            link.deadline = min(link.now() + self._timeouts.between_bytes, self._total)
+        else:
+            self._begun = bool(data)
+            self._arm(self._timeouts.between_bytes if data else self._timeouts.body)
 
     def _pass_on(self, piece: bytes) -> None:
         if self._sink is not None:
