@@ -69,12 +69,12 @@ async def _dispatch(node: Node, flight: Flight, attempt: Attempt, option: Option
     assert flight.call is not None
     assert flight.allowed is not None
     provider = attempt.provider
-    lease = await node.leases.borrow(option.key)
+    value = None if provider.auth == "none" else (await node.leases.borrow(option.key)).value
     if flight.exchange.gone:
         raise ClientGone  # nobody waits for it, and nothing is spent yet
     body = provider.dialect.rewrite(flight.call, edits_for(option, flight.call, flight.allowed.edits))
-    headers = upstream_headers(provider, flight.exchange.headers, lease.value)
-    attempt.key_value = lease.value
+    headers = upstream_headers(provider, flight.exchange.headers, value)
+    attempt.key_value = value
     before = flight.dispatched
     flight.dispatched = before or node.clock.monotonic()
     attempt.ending = "upstream_broken"

@@ -38,7 +38,7 @@ def _wanted_field(option: Option) -> str:
     return "max_completion_tokens" if "max_completion_tokens_only" in option.provider.quirks else ""
 
 
-def upstream_headers(provider: Provider, caller: dict[str, str], value: Secret) -> bytes:
+def upstream_headers(provider: Provider, caller: dict[str, str], value: Secret | None) -> bytes:
     """The lines to send up. This file is the one place of the data path where a provider key is opened."""
     facts = provider.dialect.upstream
     allowed = facts.request_headers
@@ -51,9 +51,9 @@ def upstream_headers(provider: Provider, caller: dict[str, str], value: Secret) 
             lines += f"{name}: {text}\r\n"
     for name, text in provider.headers:
         lines += f"{name}: {text}\r\n"
-    if provider.auth == "bearer":
+    if value is not None and provider.auth == "bearer":
         lines += f"authorization: Bearer {value.reveal()}\r\n"
-    elif provider.auth != "none":
+    elif value is not None:
         lines += f"{provider.auth}: {value.reveal()}\r\n"
     return lines.encode("latin-1")
 

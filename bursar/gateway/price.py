@@ -10,6 +10,7 @@ import msgspec
 
 from bursar.core.calls import Call, Ceiling
 from bursar.core.ceiling import ceiling
+from bursar.core.directory import ProviderKey
 from bursar.core.errors import Refusal
 from bursar.core.policy import KeyPlan
 from bursar.core.prices import Band, Price
@@ -52,11 +53,19 @@ def _options(node: Node, call: Call, team_id: str) -> Iterator[Option]:
         model, priced_as = served(provider, call.model)
         if not model:
             continue
+        if provider.auth == "none":
+            yield Option(provider=provider, key=no_key(provider.name), upstream_model=model, priced_as=priced_as)
+            continue
         for key in rank_keys(keys, provider.name, priced_as, team_id, call.purpose):
             emulated = address_parts(key.address)[3] == EMULATOR_ENVIRONMENT
             reached = provider.twin if emulated else provider
             if reached is not None:
                 yield Option(provider=reached, key=key, upstream_model=model, priced_as=priced_as)
+
+
+def no_key(provider: str) -> ProviderKey:
+    """Stands where a provider takes no key (a local server, say): nothing is stored, released or sent."""
+    return ProviderKey(id="", version=0, address=f"{provider}/*/none/*/*", billing_owner="")
 
 
 def served(provider: Provider, asked: str) -> tuple[str, str]:
