@@ -126,8 +126,9 @@ class Gateway:
             self._link.reconnect()  # something was missed: ask for the whole directory again
             return
         self.node.tenants.change(delta)
-        for key in delta.provider_keys:
-            self._leases.forget(key.id)
+        gone = [name for kind, name in delta.gone if kind == "provider_key"]
+        for key_id in (*gone, *(key.id for key in delta.provider_keys)):
+            self._leases.forget(key_id)
         if delta.prices or any(kind == "price" for kind, _ in delta.gone):
             self._apply_prices()
         self._link.send(m.Applied(version=delta.version))
