@@ -67,7 +67,8 @@ def id_fields(dialect: DialectName, request_id: str) -> list[tuple[str, str]]:
 def limit_headers(dialect: DialectName, views: Sequence[LimitView], now_ns: int) -> str:
     """How the tightest limit of each unit stands, in the caller's dialect and in the IETF's words."""
     lines = ""
-    for unit, (bound, remaining, reset) in views:
+    for unit, (bound, left, reset) in views:
+        remaining = left if left < bound.amount else bound.amount  # what a burst allows beyond the rate is not promised
         if dialect == "anthropic":
             lines += (
                 f"anthropic-ratelimit-{unit}-limit: {bound.amount}\r\n"
