@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -24,7 +25,7 @@ _CONTROL_GRACE = 5.0
 _TICK = 0.2
 
 # Only control may see provider keys of the environment (to seal them); the gateway gets them as leases.
-_SECRET_NAMES = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_PASSPHRASE", "_ACCESS_KEY")
+_SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_PASSPHRASE")
 
 
 class CannotStart(Exception):
@@ -46,6 +47,9 @@ class Supervisor:
     def run(self) -> int:
         """Serve until SIGINT or SIGTERM; 0 after a clean drain. Raises CannotStart."""
         os.umask(0o077)  # what lies in the data folder is its owner's alone, whoever of us writes it
+        resource.setrlimit(
+            resource.RLIMIT_CORE, (0, 0)
+        )  # keys in memory must not end in a core file, ours or a child's
         try:
             self._folder = prepare(Path(self._config.data))
             lock = FolderLock(self._folder)
@@ -101,7 +105,12 @@ class Supervisor:
                 child.signal(signal.SIGHUP)  # certificates are read anew
 
     def _start_main(self, spec: NodeSpec) -> tuple[Ready, Ready]:
-        clean = {k: v for k, v in self._env.items() if not k.upper().endswith(_SECRET_NAMES)}
+        passphrase = self._config.wrapper.passphrase_env.upper()
+        clean = {
+            name: value
+            for name, value in self._env.items()
+            if not name.upper().endswith(_SECRET_NAMES) and name.upper() != passphrase
+        }
         control = Child("control", ["bursar.app.control"], self._env, [*spec.admin_fds, *spec.metrics_fds])
         gateway = Child("gateway", ["bursar.app.gateway"], clean, spec.data_fds)
         for child in (control, gateway):
