@@ -1,6 +1,7 @@
 """The gateway's end of the link: keeps it open, hands on what control says, asks for provider keys."""
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -43,18 +44,16 @@ class GatewayEnd:
         self._channel: Channel[m.ToGateway] | None = None
         self._asks: dict[int, asyncio.Future[Granted]] = {}
         self._numbers = itertools.count(1)
+        self._pause = _FIRST_RETRY  # before the next attempt; short again after each welcome
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
         """Hold the link until cancelled."""
-        pause = _FIRST_RETRY
         while True:
-            try:
+            with contextlib.suppress(LinkBroken, OSError):
                 await self._session()
-                pause = _FIRST_RETRY
-            except (LinkBroken, OSError):
-                pause = min(pause * 2, _LONGEST_RETRY)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(self._pause)
+            self._pause = min(self._pause * 2, _LONGEST_RETRY)
 
     def send(self, message: msgspec.Struct) -> bool:
         """True if the message was queued on a live link."""
@@ -102,6 +101,7 @@ class GatewayEnd:
             case m.Welcome():
                 self._on_welcome(message.snapshot, message.pepper)
                 self._channel = channel
+                self._pause = _FIRST_RETRY
                 channel.send(m.Applied(version=message.snapshot.version))
                 self.connected.set()
             case m.Changed():

@@ -279,6 +279,28 @@ async def test_control_gone_and_back(pair: Pair) -> None:
     assert (await pair.gateway.release("pk", 1)).value.reveal() == CANARY
 
 
+async def test_it_tries_again_with_patience_and_at_once_after_a_welcome(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep = asyncio.sleep
+    pauses: list[float] = []
+
+    async def hurried(seconds: float) -> None:
+        if seconds >= 0.01:
+            pauses.append(seconds)
+        await sleep(0.002)
+
+    monkeypatch.setattr(gateway_end.asyncio, "sleep", hurried)
+    pair.task = asyncio.ensure_future(pair.gateway.run())
+    await until(lambda: len(pauses) >= 8)
+    assert pauses[:8] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5]
+    await pair.up()
+    pauses.clear()
+    await pair.down()
+    await until(lambda: pauses)
+    assert pauses[0] == 0.01
+
+
 async def test_the_socket_is_this_users_alone(pair: Pair) -> None:
     mask = os.umask(0)
     try:
