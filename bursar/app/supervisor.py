@@ -47,9 +47,7 @@ class Supervisor:
     def run(self) -> int:
         """Serve until SIGINT or SIGTERM; 0 after a clean drain. Raises CannotStart."""
         os.umask(0o077)  # what lies in the data folder is its owner's alone, whoever of us writes it
-        resource.setrlimit(
-            resource.RLIMIT_CORE, (0, 0)
-        )  # keys in memory must not end in a core file, ours or a child's
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # keys in memory must not end in a core file
         try:
             self._folder = prepare(Path(self._config.data))
             lock = FolderLock(self._folder)

@@ -1,5 +1,6 @@
 """Bodies made to cost more than they hold: in money at the provider, or in time and memory of this process."""
 
+import asyncio
 import contextlib
 import json
 import time
@@ -11,6 +12,7 @@ from bursar.core.calls import Call
 from bursar.core.ceiling import input_ceiling
 from bursar.core.errors import Refusal
 from bursar.core.tariff import Price
+from bursar.gateway.pipeline import understand
 from bursar.providers.anthropic import Anthropic
 from bursar.providers.openai import OpenAI
 from bursar.stores.catalogue import load
@@ -102,11 +104,33 @@ HEAVY = {
 @pytest.mark.parametrize("name", HEAVY)
 def test_no_body_holds_up_everybody_else(name: str) -> None:
     """Reading ran at 1.5 s per MiB for some of these: one caller's 32 MiB stopped every stream for most of a minute."""
-    understand, body = HEAVY[name]
+    read, body = HEAVY[name]
     began = time.process_time()
     with contextlib.suppress(Refusal):  # or read, as long as it is quick
-        understand(body)
+        read(body)
     assert time.process_time() - began < 0.25
+
+
+async def test_a_body_that_takes_long_to_read_is_read_off_the_loop() -> None:
+    """Within all bounds one can still be made of what is read slowest. Nobody else's stream waits for that."""
+    block = b'{"type":"image","content":[' + b",".join([b'{"\\u0061" :1}'] * 60) + b"]}"
+    body = b'{"model":"m","messages":[{"content":[' + b",".join([block] * 1_000) + b"]}]}"
+    waits = []
+
+    async def wait_for_ever() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            waits.append(time.perf_counter() - began)
+
+    others = asyncio.create_task(wait_for_ever())
+    await asyncio.sleep(0)
+    began = time.perf_counter()
+    await understand(MESSAGES, "messages", body)
+    took = time.perf_counter() - began
+    await asyncio.sleep(0.002)
+    others.cancel()
+    assert max(waits) < took / 2
 
 
 def test_as_many_messages_as_anthropic_documents_are_read() -> None:
@@ -114,11 +138,11 @@ def test_as_many_messages_as_anthropic_documents_are_read() -> None:
     assert messages(body).messages == 100_000
 
 
-@pytest.mark.parametrize("understand", [chat, messages])
-def test_a_name_of_a_model_is_no_place_to_store_megabytes(understand: Any) -> None:
+@pytest.mark.parametrize("read", [chat, messages])
+def test_a_name_of_a_model_is_no_place_to_store_megabytes(read: Any) -> None:
     """Names of models are remembered by policy, routing and prices: each long one would stay in memory."""
     with pytest.raises(Refusal) as refused:
-        understand(b'{"model":"gpt-' + b"x" * 300 + b'","messages":[]}')
+        read(b'{"model":"gpt-' + b"x" * 300 + b'","messages":[]}')
     assert refused.value.word == "invalid_field"
 
 
