@@ -35,7 +35,8 @@ class Entropy(Protocol):
 class StreamMeter(Protocol):
     """Reads one streamed answer event by event. Pure: bytes in, bytes out; counts are attributes."""
 
-    usage: Usage | None  # the provider's final word, once seen and valid
+    usage: Usage | None  # the provider's word on all output so far, once seen and valid
+    interim: bool  # that word was said while more output was to come: final only if the stream came to its end
     input_usage: Usage | None  # input side as reported early (Anthropic message_start); output_tokens is 0
     visible_bytes: int  # UTF-8 bytes of output the caller could see (text, tool arguments, refusals, shown reasoning)
     output_events: int  # events that carried visible output

@@ -135,7 +135,7 @@ async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: U
         leaving.done()
         exchange.on_gone = exchange.on_flow = None
         flight.first_event, flight.cut = relay.first_event, relay.cut
-        attempt.usage, attempt.input_usage = meter.usage, meter.input_usage
+        attempt.usage, attempt.interim, attempt.input_usage = meter.usage, meter.interim, meter.input_usage
         attempt.visible_bytes, attempt.invalid = meter.visible_bytes, meter.invalid
 
 

@@ -42,6 +42,7 @@ class Attempt(msgspec.Struct, kw_only=True, gc=False):
     shadow_reservation: Reservation | None = None
     ending: Ending = "unsent"
     usage: Usage | None = None
+    interim: bool = False  # said while more was to come
     input_usage: Usage | None = None
     visible_bytes: int = 0
     lagged: bool = False  # the caller read too slowly: the provider may have been ahead of what was seen
@@ -57,11 +58,11 @@ def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
         return
     usage = attempt.usage
     price = _price(attempt, usage)
-    if price is not None and usage is not None:
+    if price is not None and usage is not None and (attempt.ending == "answered" or not attempt.interim):
         exact, pico = True, price.pico
         _learn(node, flight, attempt, usage)
     else:
-        exact, pico = False, _inexact(flight, attempt)
+        exact, pico = False, max(_inexact(flight, attempt), 0 if price is None else price.pico)
         reason = attempt.invalid or ("missing" if attempt.ending == "answered" else attempt.ending)
         node.counters.add("bursar_inexact_total", (attempt.price.model, reason))
         usage = None

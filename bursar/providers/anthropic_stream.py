@@ -56,6 +56,7 @@ class AnthropicMeter:
         "_started",
         "ended",
         "input_usage",
+        "interim",
         "invalid",
         "output_events",
         "output_seen",
@@ -65,6 +66,7 @@ class AnthropicMeter:
 
     def __init__(self, call: Call) -> None:
         self.usage: Usage | None = None
+        self.interim = False  # totals come with the stop reason only
         self.input_usage: Usage | None = None
         self.visible_bytes = 0
         self.output_events = 0

@@ -57,6 +57,7 @@ class OpenAIMeter:
         "_tier",
         "ended",
         "input_usage",
+        "interim",
         "invalid",
         "output_events",
         "output_seen",
@@ -66,6 +67,7 @@ class OpenAIMeter:
 
     def __init__(self, call: Call, *, strip_usage: bool) -> None:
         self.usage: Usage | None = None
+        self.interim = False
         self.input_usage: Usage | None = None
         self.visible_bytes = 0
         self.output_events = 0
@@ -95,6 +97,7 @@ class OpenAIMeter:
         if chunk.choices:
             self._count(chunk.choices)
         if len(chunk.usage) > 4:  # not absent, not null
+            self.interim = bool(chunk.choices) and len(self._finished) < self._call.n
             self._read_usage(chunk.usage)
             if self._strip and not chunk.choices:
                 return b""
@@ -149,6 +152,7 @@ class OpenAIMeter:
         if len(chunk.choices) > 4:
             self._saw(len(chunk.choices))
         if len(chunk.usage) > 4:
+            self.interim = len(chunk.choices) > 4
             self._read_usage(chunk.usage)
 
     def cut(self, word: str, message: str) -> bytes:

@@ -341,7 +341,39 @@ async def test_cut_by_its_usage_is_posted_by_it(make_stand: MakeStand) -> None:
     response = stream(chunk("Hi", usage=usage(10, 2)), chunk("Ho", usage=usage(10, 700)), HANG)
     await stand.ask(response, body=body)
     assert response.aborted
-    assert (stand.post.cost_pico, stand.post.outcome) == (10 * IN + 700 * OUT, "cut")
+    assert (stand.post.cost_pico, stand.post.exact, stand.post.outcome) == (10 * IN + 700 * OUT, False, "cut")
+
+
+# ---- usage that is told in every chunk is a floor until the end ------------------------------------------------------
+
+SO_FAR = {"usage": usage(10, 2)}
+
+
+@pytest.mark.parametrize(
+    ("script", "policy"),
+    [
+        ([chunk("Hello", **SO_FAR), "leave", HANG], "abort"),
+        ([chunk("Hello", **SO_FAR), broken()], "drain"),
+        ([chunk("Hello", **SO_FAR), "leave", broken()], "drain"),
+    ],
+)
+async def test_usage_told_on_the_way_is_not_the_last_word(make_stand: MakeStand, script: Any, policy: str) -> None:
+    stand = hard(make_stand, on_disconnect=policy)
+    await leave_after(stand, *script)
+    assert (stand.post.cost_pico, stand.post.exact) == (inexact(STREAMED, 5), False)
+
+
+@pytest.mark.parametrize("last", [[DONE], [], [broken()]])
+async def test_usage_told_with_the_finish_is(make_stand: MakeStand, last: Any) -> None:
+    stand = hard(make_stand)
+    await leave_after(stand, chunk("Hello", usage=usage(10, 1)), chunk(finish="stop", **SO_FAR), *last)
+    assert (stand.post.cost_pico, stand.post.exact) == (10 * IN + 2 * OUT, True)
+
+
+async def test_a_whole_stream_is_believed_without_a_finish(make_stand: MakeStand) -> None:
+    stand = hard(make_stand)
+    await leave_after(stand, chunk("Hello", **SO_FAR), DONE)
+    assert (stand.post.cost_pico, stand.post.exact) == (10 * IN + 2 * OUT, True)
 
 
 # ---- what is learned -------------------------------------------------------------------------------------------------
