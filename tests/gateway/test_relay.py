@@ -149,6 +149,14 @@ async def test_usage_above_the_allowance_is_paid_and_the_stream_ends_once(make_s
     assert stand.post.cost_pico == 5 * IN + 5000 * OUT
 
 
+async def test_usage_that_comes_after_the_end_cuts_nothing(make_stand: MakeStand) -> None:
+    stand = make_stand()
+    script = [chunk("Hi"), DONE, usage_chunk(10, 500)]
+    exchange = await stand.ask(stream(*script), body=chat(max_tokens=5, stream=True))
+    assert exchange.sent == chunk("Hi") + DONE
+    assert stand.post.cost_pico == 10 * IN + 500 * OUT
+
+
 async def test_what_nobody_capped_is_not_cut(make_stand: MakeStand) -> None:
     """The price table's idea of a model's longest answer may be out of date: it is no allowance."""
     stand = make_stand()

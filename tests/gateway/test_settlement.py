@@ -383,6 +383,7 @@ async def test_only_whole_answers_teach_the_estimate(make_stand: MakeStand) -> N
     stand = hard(make_stand)
     await stand.ask(broken(), body=PLAIN)
     await stand.ask(completion("Hi"), body=PLAIN)
+    await stand.ask(stream(chunk("Hi"), chunk(finish="stop"), usage_chunk(10, 2), broken()), body=STREAMED)
     assert stand.node.estimate.state() == {}
     await stand.ask(completion("Hi", usage(10, 2)), body=PLAIN)
     assert stand.node.estimate.state()["plain-1"].seen == 1

@@ -182,6 +182,13 @@ def test_a_new_budget_binds_whom_it_is_on(kind: str, subject: str) -> None:
     assert tenants.by_digest[digest_of("k1")].plan.budget_set("m-1", "m-1", "").ids == ()
 
 
+def test_a_budget_that_moves_leaves_its_old_subject() -> None:
+    tenants, _ = tenants_of(start(keys=[key("k1"), key("k2")], budgets=[budget(5, "b1", "key", "k1")]))
+    tenants.change(Delta(version=2, budgets=[budget(5, "b1", "key", "k2", version=2)]))
+    for name, bound in (("k1", ()), ("k2", ("b1",))):
+        assert tenants.by_digest[digest_of(name)].plan.budget_set("m-1", "m-1", "").ids == bound
+
+
 # ---- provider keys and prices ----------------------------------------------------------------------------------------
 
 

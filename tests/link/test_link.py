@@ -222,7 +222,7 @@ async def test_control_that_goes_while_it_is_asked(pair: Pair) -> None:
     await until(lambda: pair.services.asked)
     await pair.down()
     with pytest.raises(Refusal):
-        await asyncio.wait_for(asking, 5)
+        await asyncio.wait_for(asking, 1)
     assert pair.gateway._asks == {}
 
 
