@@ -14,6 +14,7 @@ import msgspec
 import uvloop
 
 from bursar.app.clock import SystemClock, SystemEntropy
+from bursar.app.descriptors import most_connections
 from bursar.app.logs import set_up_logs
 from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
 from bursar.app.tls import TlsFiles
@@ -207,9 +208,16 @@ def _server_config(spec: NodeSpec) -> ServerConfig:
         min_body_rate=wire.min_body_rate,
         idle_timeout=wire.idle_timeout,
         max_body=wire.max_body,
-        max_connections=wire.max_connections,
+        max_connections=_most_connections(wire.max_connections),
         max_bytes_in_flight=wire.max_bytes_in_flight,
     )
+
+
+def _most_connections(wanted: int) -> int:
+    most = most_connections(wanted)
+    if most < wanted:
+        _log.warning("open files are limited: %d client connections instead of %d (see ulimit -n)", most, wanted)
+    return most
 
 
 def _refuse_at_door(refusal: Refusal) -> tuple[int, list[tuple[str, str]], bytes]:
