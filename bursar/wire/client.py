@@ -10,6 +10,7 @@ import msgspec
 from bursar.core.errors import UpstreamFault
 from bursar.wire.dial import Dialer, Origin, Proxy
 from bursar.wire.head import header_block
+from bursar.wire.outbox import Outbox
 from bursar.wire.upstream import Link, Response, Timeouts
 from bursar.wire.wheel import Wheel
 
@@ -76,6 +77,7 @@ class Client:
         self._closed = False
         self.monotonic = monotonic
         self.wheel = Wheel(_TICK)
+        self._outbox = Outbox()
 
     @property
     def connections(self) -> int:
@@ -104,9 +106,11 @@ class Client:
             link = await self._connect(origin, stock, min(timeouts.connect, timeouts.total))
             now = self.monotonic()
         response = Response(link, method, timeouts, total)
-        link.transport.write(data)
         if len(body) > _JOIN_UP_TO:
+            link.transport.write(data)
             link.transport.write(body)
+        else:
+            self._outbox.post(link.transport, data)
         response.written(now)
         await response.head()
         return response

@@ -85,6 +85,7 @@ class Connection(Line):
 
     def eof_received(self) -> None:
         """A client that closes its side has left: nothing else tells us so while a long answer is silent."""
+        self._door.outbox.flush()
         if self._exchange is not None and not self._exchange.finished:
             self._leave()
             self._transport.abort()
@@ -209,7 +210,7 @@ class Connection(Line):
         if inflow.fault is None and not inflow.whole:
             if self._expects and not inflow.size:
                 self._expects = False
-                self._transport.write(_CONTINUE)
+                self.send(_CONTINUE)
             inflow.waiter = self._door.loop.create_future()
             self._mark = inflow.size
             self._arm(self._door.config.body_timeout)
@@ -344,7 +345,7 @@ class Connection(Line):
 
     def _refuse(self, refusal: Refusal) -> None:
         """A refusal no handler has seen: answer it and close."""
-        self._transport.write(self._door.farewell(refusal))
+        self.send(self._door.farewell(refusal))
         self._carry.clear()
         self._linger()
 

@@ -9,6 +9,7 @@ import msgspec
 from bursar.core.errors import Refusal
 from bursar.wire.exchange import Exchange
 from bursar.wire.head import header_block, status_line
+from bursar.wire.outbox import Outbox
 from bursar.wire.wheel import Timed, Wheel
 
 Handler = Callable[[Exchange], Awaitable[None]]
@@ -53,6 +54,7 @@ class Door:
         self.handler = handler
         self.monotonic = monotonic
         self.wheel = Wheel(_TICK)
+        self.outbox = Outbox()
         self.guests: set[Guest] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.bytes_in_flight = 0

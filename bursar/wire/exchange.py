@@ -22,6 +22,8 @@ class Channel(Protocol):
 
     def send(self, data: bytes) -> None: ...
 
+    def post(self, data: bytes) -> None: ...
+
     def answered(self, *, stay: bool) -> None: ...
 
     def break_off(self, *, visibly: bool) -> None: ...
@@ -94,13 +96,13 @@ class Exchange:
         if self.gone:
             return
         if status in (204, 304):
-            self._channel.send(head + b"\r\n")
+            self._channel.post(head + b"\r\n")
         elif self.method == "HEAD" or len(body) > _JOIN_UP_TO:
             self._channel.send(b"%bcontent-length: %d\r\n\r\n" % (head, len(body)))
             if self.method != "HEAD":
                 self._channel.send(body)
         else:
-            self._channel.send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
+            self._channel.post(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body))
         self._channel.answered(stay=self._stay)
 
     def start(self, status: int, headers: Headers) -> None:

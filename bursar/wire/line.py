@@ -43,10 +43,17 @@ class Line(asyncio.Protocol):
         self.slot = NEVER
 
     def send(self, data: bytes) -> None:
+        """At once: a stream's next piece, or a part of something large."""
+        self._door.outbox.flush()
         self._transport.write(data)
+
+    def post(self, data: bytes) -> None:
+        """A whole answer: with the others of this turn."""
+        self._door.outbox.post(self._transport, data)
 
     def break_off(self, *, visibly: bool) -> None:
         """Close without a proper end; `visibly` by a reset, where a close would look like the end of the answer."""
+        self._door.outbox.flush()
         self._closing = True
         if visibly:
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
@@ -54,11 +61,13 @@ class Line(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close once what was written has gone out."""
+        self._door.outbox.flush()
         self._end_within(self._door.config.write_stall_timeout)
         self._transport.close()
 
     def _linger(self) -> None:
         """Close, but listen for a moment: closing over unread bytes resets the connection and loses the answer."""
+        self._door.outbox.flush()
         self._end_within(_LINGER_SECONDS)
         self._go_on_reading()
         if self._transport.can_write_eof():

@@ -45,12 +45,13 @@ class Pool(Protocol):
 class Link(asyncio.Protocol):
     """One connection to a provider. Serves one exchange at a time; an idle one that hears anything is closed."""
 
-    __slots__ = ("_pool", "deadline", "idle_since", "key", "response", "slot", "transport", "write_paused")
+    __slots__ = ("_pool", "deadline", "idle_since", "key", "loop", "response", "slot", "transport", "write_paused")
 
     def __init__(self, pool: Pool, key: object) -> None:
         self._pool = pool
         self.key = key
         self.transport: asyncio.Transport
+        self.loop = asyncio.get_running_loop()
         self.response: Response | None = None
         self.idle_since = 0.0
         self.write_paused = False
@@ -363,7 +364,8 @@ class Response:
     # ---- ends --------------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        assert self._link is not None, "only an open exchange is waited for"
+        self._waiter = self._link.loop.create_future()
         try:
             await self._waiter
         except asyncio.CancelledError:
