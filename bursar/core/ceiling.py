@@ -96,8 +96,8 @@ def ceiling(
         if reason:
             raise Refusal(
                 "unbounded_request",
-                f"No finite cost ceiling: {reason}.",
-                "Cap or leave out what is unbounded, or ask for a key with a soft budget.",
+                f"No finite cost ceiling: {reason}",
+                "Cap or leave out what is unbounded, or ask for a key with a soft budget",
             )
     uses, fees = _tool_uses(call, price, tool_cap) if call.server_tools else (0, 0)
     input_tokens = input_ceiling(call, price) + uses * (price.context_window or 0)
