@@ -13,6 +13,7 @@ import pytest
 from bursar.core.directory import LimitDef, Policy
 from bursar.core.ledger import Settlement
 from bursar.core.limits import Limited, Rates, Reservation
+from bursar.gateway.pipeline import _ON_LOOP_BYTES
 from tests.gateway.answers import (
     DONE,
     broken,
@@ -39,7 +40,8 @@ LIMITS = tuple(
     for unit, amount in (("requests", 100), ("concurrency", 3), ("tokens", 10**6))
 )
 CHAT, STREAM = chat(max_tokens=50), chat(max_tokens=50, stream=True)
-LONG = chat(max_tokens=50, messages=[{"role": "user", "content": "x" * 70_000}])
+LONG = chat(max_tokens=50, messages=[{"role": "user", "content": "x" * 70_000}])  # screened off the loop
+LARGE = chat(max_tokens=50, messages=[{"role": "user", "content": "x" * _ON_LOOP_BYTES}])  # read off the loop
 
 
 class Passing:
@@ -104,6 +106,7 @@ SCENES: dict[str, tuple[Any, str, Callable[[FakeExchange], list[Any]]]] = {
     "plain": (CHAT, "/v1/chat/completions", lambda _: [completion("Hi", usage(10, 2))]),
     "streamed": (STREAM, "/v1/chat/completions", lambda _: [whole_stream()]),
     "long": (LONG, "/v1/chat/completions", lambda _: [completion("Hi", usage(10, 2))]),
+    "large": (LARGE, "/v1/chat/completions", lambda _: [completion("Hi", usage(10, 2))]),
     "second attempt": (CHAT, "/v1/chat/completions", lambda _: [error(429), completion("Hi", usage(10, 2))]),
     "after a fault": (CHAT, "/v1/chat/completions", lambda _: [broken(), unsent()]),
     "drained": (
