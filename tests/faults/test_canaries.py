@@ -1,0 +1,292 @@
+"""Secrets that nobody else in the world has: planted where they are used, looked for everywhere else."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from bursar.core.secret import Secret
+from bursar.faces.admin_routes import ROUTES
+from bursar.faces.admin_shapes import KeyMinted, KeyView, SecretPut
+from bursar.gateway.lease import Lease
+from bursar.providers.emulator.bill import digest
+from tests.e2e.broker import Broker
+from tests.e2e.tenants import Tenants
+from tests.faults.caller import ask, asking, script
+from tests.providers.emulated import Emulated
+
+
+def canary(name: str) -> str:
+    return f"canary-{name}-{secrets.token_hex(16)}"
+
+
+def forms(secret: str) -> dict[str, bytes]:
+    """A secret as it could be written down: plain, in hex, quoted, in base64 wherever it begins there."""
+    raw = secret.encode()
+    found = {"plain": raw, "hex": raw.hex().encode(), "HEX": raw.hex().upper().encode()}
+    found |= {"quoted": quote(secret, safe="").encode(), "utf-16": secret.encode("utf-16-le")}
+    found["backwards"] = raw[::-1]
+    for before in range(3):
+        text = base64.b64encode(b"\0" * before + raw)[(before * 8 + 5) // 6 :][:-4]
+        found |= {f"base64 {before}": text, f"base64url {before}": text.translate(bytes.maketrans(b"+/", b"-_"))}
+    return found
+
+
+def test_the_search_finds_what_it_looks_for() -> None:
+    secret = canary("self")
+    for before in range(5):
+        hidden = base64.b64encode(b"u" * before + secret.encode() + b":tail")
+        assert any(form in hidden for form in forms(secret).values())
+    assert not any(form in base64.b64encode(secrets.token_bytes(300)) for form in forms(secret).values())
+
+
+class Canaries:
+    """What is planted, and every place that was looked at."""
+
+    def __init__(self) -> None:
+        self.planted = {name: canary(name) for name in ("provider", "environment", "proxy", "prompt", "answer")}
+
+    def seen_in(self, data: bytes) -> list[str]:
+        return [
+            f"{name} ({form})"
+            for name, secret in self.planted.items()
+            for form, bytes_ in forms(secret).items()
+            if bytes_ in data
+        ]
+
+    def absent(self, place: str, data: bytes | str) -> None:
+        found = self.seen_in(data.encode() if isinstance(data, str) else data)
+        assert not found, f"{place} holds {found}"
+
+
+@pytest.fixture(scope="module")
+def canaries() -> Canaries:
+    return Canaries()
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulated]:
+    running = Emulated(tmp_path_factory.mktemp("upstream"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def picky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulated]:
+    running = Emulated(tmp_path_factory.mktemp("picky"), "--require-key", "another")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def planted(
+    tmp_path_factory: pytest.TempPathFactory, canaries: Canaries, upstream: Emulated, picky: Emulated
+) -> Iterator[Broker]:
+    """A broker with a provider key of its own for providers that answer, refuse it, are away, or are behind a proxy."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        closed = nobody.getsockname()[1]
+    models = {"fine": upstream.url, "picky": picky.url, "away": f"http://127.0.0.1:{closed}"}
+    providers: dict[str, Any] = {
+        name: {
+            "dialect": "openai",
+            "base_url": f"{url}/v1",
+            "models": [f"{name}-model"],
+            "deployments": {f"{name}-model": "gpt-4o-mini"},
+            "prices": "openai",
+            "allow_private": True,
+            "timeouts": {"head": "700ms", "between_bytes": "700ms"},
+        }
+        for name, url in models.items()
+    }
+    providers["proxied"] = providers["fine"] | {
+        "base_url": "https://api.bursar.invalid/v1",
+        "models": ["proxied-model"],
+        "deployments": {"proxied-model": "gpt-4o-mini"},
+    }
+    env = {
+        "OPENAI_API_KEY": canaries.planted["environment"],
+        "HTTPS_PROXY": f"http://user:{canaries.planted['proxy']}@127.0.0.1:{closed}",
+    }
+    running = Broker(tmp_path_factory.mktemp("planted"), config={"providers": providers}, env=env)
+    try:
+        running.start()
+        for name in providers:
+            put = {"address": f"{name}/*/api_key/prod/*", "value": canaries.planted["provider"]}
+            put |= {"tags": {"billing_owner": "demo", "purpose": "inference"}, "allow_duplicate": True}
+            answer = running.admin("POST", "/v1/admin/provider-keys", json=put)
+            assert answer.status_code == 201, answer.text
+            canaries.absent("the answer to a stored key", answer.content)
+        canaries.planted["admin"] = running.admin_token
+        canaries.planted["demo"] = running.demo_key
+        yield running
+    finally:
+        running.close()
+
+
+def calls(canaries: Canaries) -> dict[str, dict[str, Any]]:
+    """Calls that end in every way, each with the planted prompt, most with the planted answer."""
+    said: dict[str, dict[str, Any]] = {
+        "fine": {},
+        "slow": {"stall": "head"},
+        "cut": {"disconnect": "before_head"},
+        "broken": {"disconnect": "mid_stream"},
+        "failing": {"status": 500},
+        "busy": {"status": 429},
+        "lying": {"usage": "negative"},
+        "garbage": {"sse": "garbage_event"},
+    }
+    found = {}
+    for name, fields in said.items():
+        text = canaries.planted["prompt"] + script(text=canaries.planted["answer"], **fields)
+        found[name] = asking("openai", text, model="fine-model", stream=name in ("broken", "garbage"))
+    prompt = canaries.planted["prompt"]
+    for model in ("picky-model", "away-model", "proxied-model", "no-such-model"):
+        found[model] = asking("openai", prompt, model=model)
+    found["invalid"] = asking("openai", prompt, model="fine-model", max_tokens=-1)
+    found["unbounded"] = asking("openai", prompt, model="fine-model", background=True)
+    found["malformed"] = asking("openai", prompt, model="fine-model", messages=prompt)
+    return found
+
+
+def test_no_caller_is_told(planted: Broker, canaries: Canaries, upstream: Emulated) -> None:
+    tenants = Tenants(planted)
+    minted = tenants.key(policy={"max_prompt_chars": 100_000}, budget={"limit_usd": "5"})
+    canaries.planted["virtual"] = minted.text
+    own = {name: secret for name, secret in canaries.planted.items() if name not in ("prompt", "answer")}
+
+    async def all_calls() -> dict[str, Any]:
+        answers = {n: ask(planted.data_port, minted.text, body) for n, body in calls(canaries).items()}
+        answers["wrong key"] = ask(planted.data_port, minted.text[:-1] + "~", asking("openai", "Hi"))
+        answers["cut off"] = ask(planted.data_port, minted.text, b'{"model": "' + canaries.planted["prompt"].encode())
+        return dict(zip(answers, await asyncio.gather(*answers.values()), strict=True))
+
+    answers = asyncio.run(all_calls())
+    assert (answers["fine"].status, answers["picky-model"].word) == (200, "upstream_key_refused")
+    assert digest(canaries.planted["provider"]) in upstream.report()["credentials"], "the key was really used"
+    assert (answers["away-model"].word, answers["proxied-model"].word) == ("upstream_unreachable",) * 2
+    looking = Canaries()
+    looking.planted = own
+    for name, answer in answers.items():
+        looking.absent(f"the answer to {name}", json.dumps(answer.headers).encode() + answer.body)
+        if answer.status >= 400:
+            canaries.absent(f"the refusal of {name}", json.dumps(answer.headers).encode() + answer.body)
+    rotated = tenants.post(f"/keys/{minted.id}/rotate", overlap_s=60)
+    canaries.planted["rotated"] = rotated["text"]
+    guess = httpx.get(f"{planted.admin_url}/v1/admin/teams", headers={"authorization": f"Bearer {minted.text}"})
+    assert guess.status_code == 401
+    canaries.absent("the refusal of a wrong admin token", guess.content)
+
+
+def test_no_page_tells(planted: Broker, canaries: Canaries) -> None:
+    canaries.absent("the metrics", planted.metrics())
+    read = 0
+    for route in [route for route in ROUTES if route.method == "GET"]:
+        for path in paths(planted, route.path):
+            answer = planted.admin("GET", f"/v1/admin{path}")
+            assert answer.status_code == 200, (path, answer.text)
+            canaries.absent(path, answer.content)
+            read += 1
+    assert read > 15
+    for command in (["secrets", "list"], ["keys", "list"], ["usage"], ["status"], ["audit", "verify"]):
+        done = planted.cli(*command)
+        canaries.absent(" ".join(command), done.stdout + done.stderr)
+
+
+def paths(broker: Broker, path: str) -> list[str]:
+    """A route's path with what is there in the place of its parameter."""
+    if "{" not in path:
+        return [path]
+    if path.startswith("/prices"):
+        return ["/prices/openai"]
+    folder = path.split("/{", maxsplit=1)[0]
+    return [f"{folder}/{item['id']}" for item in broker.admin("GET", f"/v1/admin{folder}").json()["items"]]
+
+
+def test_nothing_that_runs_shows_more_than_it_must(planted: Broker, canaries: Canaries) -> None:
+    """Command lines show nothing; only control, which may seal it, has the environment's provider key."""
+    for name, pid in planted.pids().items():
+        canaries.absent(f"the command line of {name}", Path(f"/proc/{pid}/cmdline").read_bytes())
+        held = canaries.seen_in(Path(f"/proc/{pid}/environ").read_bytes())
+        allowed = {"proxy"} if name in ("gateway", "emulator") else {"proxy", "environment"}
+        assert {place.split()[0] for place in held} <= allowed, name
+
+
+def test_no_file_holds_them(planted: Broker, canaries: Canaries) -> None:
+    """While it runs, after kill -9 of everything, and after the next start."""
+    look_at_files(planted, canaries)
+    for name in ("gateway", "control"):
+        planted.wait_replaced(name, planted.kill(name, signal.SIGSEGV))  # type: ignore[arg-type]
+    look_at_files(planted, canaries)
+    assert planted.stop() == 0
+    look_at_files(planted, canaries)
+
+
+def look_at_files(broker: Broker, canaries: Canaries) -> None:
+    looked = set()
+    for path in [*broker.data.rglob("*"), broker.out]:
+        if not path.is_file() or path.is_socket():
+            continue
+        data = path.read_bytes()
+        looked.add(path.name)
+        if path.name == "admin.token":
+            data = data.replace(broker_token(broker), b"")
+        if path == broker.out:  # the first start shows the demo key, once
+            assert data.count(broker.demo_key.encode()) <= 3
+            data = data.replace(broker.demo_key.encode(), b"")
+        canaries.absent(str(path), data)
+    assert {"secrets.db", "directory.db", "audit.db", "audit.jsonl", "ledger.db", "out.txt"} <= looked
+    assert any(name.startswith("journal-") for name in looked)
+
+
+def broker_token(broker: Broker) -> bytes:
+    return broker.admin_token.encode()
+
+
+def test_no_repr_shows_them() -> None:
+    secret = canary("repr")
+    view = KeyView(id="k", name="", team="", policy={}, tags=(), state="active", expires_at=None, overlap_until=None)
+    shown = [
+        Secret(secret),
+        Lease("id", 1, Secret(secret), 0, 0),
+        SecretPut(address="openai/*/api_key/*/*", value=secret),
+        KeyMinted(key=view, text=secret),
+    ]
+    for value in shown:
+        for text in (repr(value), str(value), f"{value}", repr([value]), f"{value!r:>20}"):
+            assert secret not in text
+    with contextlib.suppress(TypeError):
+        assert secret not in json.dumps(shown[0], default=str)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"providers": {"mine": {"dialect": "openai", "base_url": "https://user:{}@host/v1"}}},
+        {"providers": {"mine": {"dialect": "openai", "base_url": "https://host/v1?key={}"}}},
+        {"providers": {"mine": {"dialect": "openai", "base_url": "https://host/v1", "api_key": "{}"}}},
+        {"providers": {"mine": {"dialect": "openai", "base_url": "https://host", "headers": {"authorization": "{}"}}}},
+        {"providers": "{}"},
+        {"listen": {"data": {"port": "{}"}}},
+    ],
+)
+def test_a_secret_in_the_wrong_place_of_the_configuration_is_not_repeated(
+    make_broker: Callable[..., Broker], config: dict[str, Any]
+) -> None:
+    secret = canary("config")
+    broker = make_broker(config=json.loads(json.dumps(config).replace("{}", secret)))
+    where = ("--config", str(broker.config_file), "--data", str(broker.data))
+    for done in (broker.cli("check", check=False), broker.cli("up", *where, check=False)):
+        assert done.returncode != 0
+        for form in forms(secret).values():
+            assert form not in (done.stdout + done.stderr).encode()
