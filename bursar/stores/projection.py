@@ -6,6 +6,7 @@ deleted at any time and is built anew. Not safe across threads: one `catch_up` a
 """
 
 import sqlite3
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from bursar.core.ledger_budget import Budget, Row
 from bursar.core.ledger_records import (
     Balance,
     CorrectRecord,
-    Counts,
     DefineRecord,
     HoldRecord,
     PostRecord,
@@ -75,6 +75,7 @@ class Projection:
         self._db.execute("PRAGMA synchronous = NORMAL")  # a lost batch is projected again
         self._ledger = Ledger()  # a replica, for balances and for the holds that are open
         self._segment = self._offset = self.records = 0
+        self.behind = False
         self._stuck = (0, 0, 0)  # segment, offset, times seen
         self._first_new = 1  # holds from this one on are made in the present batch
         self._labels: dict[tuple[object, ...], int] = {}
@@ -114,8 +115,10 @@ class Projection:
     def catch_up(self) -> int:
         """Project the next batch, at most about a megabyte; the number of records, 0 = nothing new.
 
-        Raises JournalDamaged, sqlite3.Error, OSError; then nothing of the batch is kept and the next call tries again.
+        `behind` says whether more was there than one batch takes. Raises JournalDamaged, sqlite3.Error, OSError; then
+        nothing of the batch is kept and the next call tries again.
         """
+        self.behind = False
         if not self._segment and not self._enter_first():
             return 0
         follower = segment_path(self._folder, self._segment + 1)
@@ -123,6 +126,7 @@ class Projection:
         data = self._read(_CHUNK)
         count, used = self._project(data)
         if count:
+            self.behind = complete or len(data) >= _CHUNK
             return count
         if complete and not data:
             self._enter(follower)
@@ -271,7 +275,7 @@ class Projection:
             sums[2] += usage[0]
             sums[3] += usage[1]
             sums[4] += usage[2]
-            counts = (usage[0], usage[1], usage[2], usage[5], _more(usage))
+            counts = (usage[0], usage[1], usage[2], usage[5], _more((*usage[3:5], *usage[6:])))
         end = (record.hard[0], cost, overage, record.t, record.exact, record.outcome)
         self._ended.append((*attempt, "POSTED", *end, *counts))
 
@@ -345,8 +349,8 @@ class Projection:
         return (*key, *sums[:5], str(sums[5]), str(sums[6]))
 
 
-def _more(usage: Counts) -> str | None:
-    rare = (*usage[3:5], *usage[6:])
+@lru_cache(maxsize=1024)  # mostly nothing, or a service tier
+def _more(rare: tuple[object, ...]) -> str | None:
     if not any(rare):
         return None
     return msgspec.json.encode({name: count for name, count in zip(_MORE, rare, strict=True) if count}).decode()

@@ -76,7 +76,9 @@ class LedgerView:
         told = ""
         while True:
             try:
-                await self.catch_up()
+                # What comes meanwhile waits for the next round: a batch of few records costs as much as a large one.
+                while await self._run(_next_batch):
+                    pass
                 told = ""
             except ProjectionFault as fault:
                 if str(fault) != told:
@@ -104,6 +106,12 @@ class LedgerView:
         if self._projection is not None:
             self._projection.close()
             self._projection = None
+
+
+def _next_batch(projection: Projection) -> bool:
+    """Whether there is more."""
+    projection.catch_up()
+    return projection.behind
 
 
 def _grouped(rows: list[tuple[object, ...]], by: UsageBy, limit: int, after: str) -> list[UsageRow]:
