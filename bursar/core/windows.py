@@ -33,7 +33,7 @@ _latest: dict[WindowDef, Span] = {}
 def span_of(window: WindowDef, now_ns: int) -> Span:
     """The span of `window` that holds `now_ns`; the last one of each definition is remembered.
 
-    Raises ValueError (`ZoneInfoNotFoundError` is one) for a definition that means nothing.
+    Raises ValueError for a definition that means nothing.
     """
     span = _latest.get(window)
     if span is not None and span.start_ns <= now_ns < span.end_ns:

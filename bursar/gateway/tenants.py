@@ -3,6 +3,7 @@
 Applied as versioned deltas, not swapped whole: a change costs what it touches, not the size of the directory.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -10,6 +11,8 @@ import msgspec
 from bursar.core.directory import BudgetDef, Delta, Owner, PriceOverride, ProviderKey, Snapshot, Team, VirtualKey
 from bursar.core.errors import Refusal
 from bursar.core.policy import BudgetIndex, KeyPlan, compile_policy
+
+_log = logging.getLogger("bursar.tenants")
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -71,14 +74,21 @@ class Tenants:
             raise Refusal("key_disabled", "The key was removed", "Ask the team's owner for another")
         return found
 
+    def _take_budget(self, budget: BudgetDef) -> None:
+        """One that the ledger cannot keep (control lets none through) closes what it binds, and nothing else."""
+        try:
+            self._define(budget)
+        except ValueError as fault:
+            _log.error("budget %s cannot be kept in the ledger: %s", budget.id, fault)
+        self.budgets[budget.id] = budget
+
     def _take(self, news: Snapshot | Delta) -> None:
         for owner in news.owners:
             self.owners[owner.id] = owner
         for team in news.teams:
             self.teams[team.id] = team
         for budget in news.budgets:
-            self._define(budget)
-            self.budgets[budget.id] = budget
+            self._take_budget(budget)
         for key in news.keys:
             self._remove("key", key.id)
             self.keys[key.id] = key

@@ -1,4 +1,7 @@
-"""`/healthz`: the process answers. `/readyz`: it has a directory and its money store can be written."""
+"""`/healthz`: the process answers. `/readyz`: it has a directory.
+
+A money store that cannot be written does not make a node unready: only the next call finds out that it can be again.
+"""
 
 from bursar.gateway.node import Node
 from bursar.ports import Exchange

@@ -1,5 +1,6 @@
 """The directory as a gateway serves by it: deltas must lead where the whole snapshot leads, and money comes first."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,11 +17,14 @@ from bursar.core.directory import (
     Snapshot,
     Team,
     VirtualKey,
+    WindowDef,
     id_of,
 )
 from bursar.core.errors import Refusal
 from bursar.gateway.tenants import Tenants
-from tests.gateway.ground import budget, override, provider_key
+from tests.gateway.ground import Stand, budget, override, provider_key
+
+MakeStand = Callable[..., Stand]
 
 MODELS = ("m-1", "m-2")
 USERS = ("", "ann")
@@ -333,3 +337,13 @@ def test_the_kinds_here_are_all_there_are() -> None:
         "prices",
         "gone",
     }
+
+
+async def test_a_budget_that_the_ledger_cannot_keep_closes_what_it_binds(make_stand: MakeStand) -> None:
+    """It neither ends the link nor leaves its key unbound."""
+    stand = make_stand()
+    broken = budget(10**12, window=WindowDef(zone="No/Where"))
+    stand.node.tenants.change(Delta(version=2, budgets=[broken]))
+    exchange = await stand.ask()
+    assert (exchange.status, exchange.word) == (503, "store_unavailable")
+    assert stand.upstream.sent == []

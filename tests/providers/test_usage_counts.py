@@ -229,4 +229,7 @@ def test_statuses() -> None:
     assert OPENAI.upstream.rejects_key(400, b'{"error":{"code":400,"status":"API_KEY_INVALID"}}')
     assert ANTHROPIC.upstream.rejects_key(403, b'{"type":"error","error":{"type":"permission_error"}}')
     assert OPENAI.upstream.fixed_headers == (("content-type", "application/json"),)
-    assert ANTHROPIC.upstream.fixed_headers == (("content-type", "application/json"), ("anthropic-version", "2023-06-01"))
+    assert ANTHROPIC.upstream.fixed_headers == (
+        ("content-type", "application/json"),
+        ("anthropic-version", "2023-06-01"),
+    )
