@@ -56,15 +56,16 @@ class Relay:
             events = self._splitter.feed(data)
         except ValueError as fault:
             raise UpstreamFault("malformed", str(fault), sent=True) from fault
+        meter = self.meter
         for event in events:
             self.events += 1
-            out += self.meter.feed(event)
-            if self._most_bytes and self._passed_allowance():
+            out += meter.feed(event)
+            if self._most_bytes and self._passed_allowance(meter):
                 self._close_cut(out)
                 return
         if out and not self.first_event:
             self.first_event = self._monotonic()
-        if not self._input_told and self.meter.input_usage is not None:
+        if not self._input_told and meter.input_usage is not None:
             self._input_told = True
             self._on_input()
         if not self._exchange.gone:
@@ -91,11 +92,11 @@ class Relay:
         """The caller has left: read on, but not for ever."""
         self._drain_left = most_bytes
 
-    def _passed_allowance(self) -> bool:
-        usage = self.meter.usage
+    def _passed_allowance(self, meter: StreamMeter) -> bool:
+        usage = meter.usage
         if usage is not None and usage.output_tokens > self._allowance:
-            return not self.meter.ended
-        return self.meter.visible_bytes > self._most_bytes
+            return not meter.ended
+        return meter.visible_bytes > self._most_bytes
 
     def _close_cut(self, out: bytes) -> None:
         self.cut = True

@@ -15,13 +15,13 @@ _DONE = b"[DONE]"
 _NONE = msgspec.Raw()
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     delta: Output | None = None
     index: int = 0
     finish_reason: str | None = None
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: msgspec.Raw = _NONE
     service_tier: str | None = None

@@ -83,7 +83,7 @@ class Function(msgspec.Struct, gc=False):
     input: str | None = None  # custom tools
 
 
-class ToolCall(msgspec.Struct):
+class ToolCall(msgspec.Struct, gc=False):
     function: Function | None = None
     custom: Function | None = None
 
@@ -93,7 +93,7 @@ class Audio(msgspec.Struct, gc=False):
     data: msgspec.Raw = msgspec.Raw()
 
 
-class Output(msgspec.Struct):
+class Output(msgspec.Struct, gc=False):
     """A message, or the delta of one: only what was generated."""
 
     content: str | list[msgspec.Raw] | None = None
@@ -107,8 +107,23 @@ class Output(msgspec.Struct):
 
 def visible_bytes(output: Output) -> int:
     """UTF-8 bytes of what a caller can see: text, refusals, shown reasoning, tool names and arguments, transcripts."""
-    content = output.content or ""
-    size = utf8_bytes(content) if isinstance(content, str) else sum(map(len, content))
+    content = output.content
+    size = utf8_bytes(content) if isinstance(content, str) else sum(map(len, content or ()))
+    if (
+        output.refusal
+        or output.reasoning_content
+        or output.reasoning
+        or output.tool_calls
+        or output.function_call is not None
+        or output.audio is not None
+    ):
+        size += _rarer_bytes(output)
+    return size
+
+
+def _rarer_bytes(output: Output) -> int:
+    """What is no plain text: in most chunks there is nothing of it."""
+    size = 0
     for said in (output.refusal, output.reasoning_content, output.reasoning):
         if said:
             size += utf8_bytes(said)

@@ -44,7 +44,8 @@ class Line(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         """At once: a stream's next piece, or a part of something large."""
-        self._door.outbox.flush()
+        if self._door.outbox.letters:
+            self._door.outbox.flush()
         self._transport.write(data)
 
     def post(self, data: bytes) -> None:

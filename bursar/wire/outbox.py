@@ -11,16 +11,16 @@ _MOST = 16  # messages that may wait for one another: bounds what the first of t
 
 
 class Outbox:
-    """Keeps the order of what is posted. Whoever writes to one of these transports by himself flushes first."""
+    """`letters` leave in the order in which they were posted. Who writes to one of these transports flushes first."""
 
-    __slots__ = ("_letters",)
+    __slots__ = ("letters",)
 
     def __init__(self) -> None:
-        self._letters: list[tuple[asyncio.Transport, bytes]] = []
+        self.letters: list[tuple[asyncio.Transport, bytes]] = []
 
     def post(self, transport: asyncio.Transport, data: bytes) -> None:
         """Send it with the rest of this turn."""
-        letters = self._letters
+        letters = self.letters
         letters.append((transport, data))
         if len(letters) == 1:
             asyncio.get_running_loop().call_soon(self.flush)
@@ -29,9 +29,9 @@ class Outbox:
 
     def flush(self) -> None:
         """Send what is posted. A transport that has been closed meanwhile is passed over."""
-        if not self._letters:
+        if not self.letters:
             return
-        letters, self._letters = self._letters, []
+        letters, self.letters = self.letters, []
         for transport, data in letters:
             if not transport.is_closing():
                 transport.write(data)

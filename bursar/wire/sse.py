@@ -31,11 +31,12 @@ class EventSplitter:
 
         A CR at the end of `data` may be half of a CRLF: its event waits for the next byte.
         """
-        if not self._held and data.endswith(b"\n\n") and b"\r" not in data and data[0] != 10 and b"\n\n\n" not in data:
-            if len(data) > self._max_event:
-                return self._feed_slowly(data)
-            if data.count(b"\n\n") == 1:
-                return [data]
+        if self._held or len(data) > self._max_event or b"\r" in data or data.startswith(b"\n"):
+            return self._feed_slowly(data)
+        end = data.find(b"\n\n") + 2
+        if end == len(data) > 2:  # one event, as most pieces are
+            return [data]
+        if end > 2 and data.endswith(b"\n\n") and b"\n\n\n" not in data:
             return [event + b"\n\n" for event in data[:-2].split(b"\n\n")]
         return self._feed_slowly(data)
 

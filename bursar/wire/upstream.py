@@ -45,13 +45,25 @@ class Pool(Protocol):
 class Link(asyncio.Protocol):
     """One connection to a provider. Serves one exchange at a time; an idle one that hears anything is closed."""
 
-    __slots__ = ("_pool", "deadline", "idle_since", "key", "loop", "response", "slot", "transport", "write_paused")
+    __slots__ = (
+        "_pool",
+        "deadline",
+        "idle_since",
+        "key",
+        "loop",
+        "now",
+        "response",
+        "slot",
+        "transport",
+        "write_paused",
+    )
 
     def __init__(self, pool: Pool, key: object) -> None:
         self._pool = pool
         self.key = key
         self.transport: asyncio.Transport
         self.loop = asyncio.get_running_loop()
+        self.now = pool.monotonic
         self.response: Response | None = None
         self.idle_since = 0.0
         self.write_paused = False
@@ -105,9 +117,6 @@ class Link(asyncio.Protocol):
     def arm(self, deadline: float) -> None:
         self.deadline = deadline
         self._pool.wheel.file(self)
-
-    def now(self) -> float:
-        return self._pool.monotonic()
 
     def release(self, *, reusable: bool) -> None:
         """The answer is whole. Back to the pool, if nothing of either side is left over."""
@@ -324,7 +333,8 @@ class Response:
         if self._link is None or self._stopped:
             return
         if self._begun:
-            link.deadline = min(link.now() + self._timeouts.between_bytes, self._total)
+            deadline = link.now() + self._timeouts.between_bytes
+            link.deadline = deadline if deadline < self._total else self._total  # for each event: min() costs a call
         else:
             self._begun = bool(data)
             self._arm(self._timeouts.between_bytes if data else self._timeouts.body)
