@@ -85,10 +85,10 @@ class Books:
         self.bill_path = data / "emulator" / "bill.jsonl"
         self._folder = tempfile.TemporaryDirectory()  # of a projection of our own
 
-    def charges(self, inputs: Iterable[int] = ()) -> list[Charge]:
-        """The bill, or those of its charges that count so many input tokens."""
+    def charges(self, inputs: Iterable[int] = (), after: int = 0) -> list[Charge]:
+        """The bill from its line `after` on, or those of its charges that count so many input tokens."""
         wanted = set(inputs)
-        return [charge for charge in read_bill(self.bill_path) if not wanted or charge.input in wanted]
+        return [charge for charge in read_bill(self.bill_path)[after:] if not wanted or charge.input in wanted]
 
     def proven(self, start: int = 0) -> verify_ledger.Report:
         """The raw journal, replayed by the independent reader from a segment on: nothing may be wrong with it."""
@@ -96,15 +96,15 @@ class Books:
         assert report.ok, report.problem
         return report
 
-    def attempts(self, key_id: str = "") -> list[Attempt]:
-        """Every dispatch by the raw journal as it is on disk now, projected apart from control."""
+    def attempts(self, key_id: str = "", after: int = 0) -> list[Attempt]:
+        """Every dispatch whose hold's id is above `after`, by the raw journal as it is on disk now."""
         database = Path(self._folder.name) / "ledger.db"
         while True:
             try:
                 with contextlib.closing(Projection(self.journal, database)) as projection:
                     while projection.catch_up():
                         pass
-                return read_attempts(database, key_id)
+                return read_attempts(database, key_id, after)
             except (JournalDamaged, FileNotFoundError):
                 time.sleep(0.01)  # caught in the middle of a rotation
 
@@ -130,10 +130,10 @@ class Books:
         return self.charges(inputs)
 
 
-def read_attempts(database: Path, key_id: str = "") -> list[Attempt]:
+def read_attempts(database: Path, key_id: str = "", after: int = 0) -> list[Attempt]:
+    wanted = f"SELECT {_COLUMNS} FROM attempts WHERE hold_id > ? AND ? IN ('', key_id) ORDER BY hold_id"
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
-        where = ("WHERE key_id = ?", (key_id,)) if key_id else ("", ())
-        rows = db.execute(f"SELECT {_COLUMNS} FROM attempts {where[0]} ORDER BY hold_id", where[1]).fetchall()
+        rows = db.execute(wanted, (after, key_id)).fetchall()
     return [Attempt(*row)._replace(exact=bool(row[7])) for row in rows]
 
 
