@@ -1,5 +1,6 @@
 """From configured providers to ones the gateway can call: dialects, addresses, deadlines, and the wire's client."""
 
+from collections.abc import Coroutine
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,10 +28,12 @@ class Upstreams:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def request(self, provider: Provider, route: str, headers: bytes, body: bytes) -> UpstreamResponse:
+    def request(
+        self, provider: Provider, route: str, headers: bytes, body: bytes
+    ) -> Coroutine[None, None, UpstreamResponse]:
         door = provider.door
         assert isinstance(door, Door)
-        return await self._client.request(door.origin, "POST", provider.targets[route], headers, body, door.timeouts)
+        return self._client.request(door.origin, "POST", provider.targets[route], headers, body, door.timeouts)
 
 
 def build_providers(settings: config.Config, dialects: dict[DialectName, Dialect], emulator_url: str) -> list[Provider]:

@@ -16,6 +16,7 @@ from bursar.core.prices import (
     worst_band,
     worst_input_rate,
     worst_output_rate,
+    worst_rates,
 )
 
 # Tokens that providers add to what the body holds. OpenAI's cookbook counts 3 a message and 3 to prime the answer; the
@@ -102,12 +103,8 @@ def ceiling(
     uses, fees = _tool_uses(call, price, tool_cap) if call.server_tools else (0, 0)
     input_tokens = input_ceiling(call, price) + uses * (price.context_window or 0)
     output_tokens = output_cap * call.n
-    pico = (
-        input_tokens * worst_input_rate(price, call, input_tokens)
-        + output_tokens * worst_output_rate(price, call, input_tokens)
-        + fees
-        + price.request_fee
-    )
+    input_rate, output_rate = worst_rates(price, call, input_tokens)
+    pico = input_tokens * input_rate + output_tokens * output_rate + fees + price.request_fee
     expected_input, expected_output = ratios.expected(price.model, call.input_bytes, output_cap)
     expected_input = min(expected_input, input_tokens)
     expected_output *= call.n

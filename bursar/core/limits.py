@@ -35,6 +35,8 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
     burst: int  # bucket size, at least 1
     seconds_per_unit: float
     full_s: float  # seconds from empty to full; negative where the limit admits nothing
+    of_input: int  # units that an input token takes: 1 or 0
+    of_output: int  # units that an output token takes
 
 
 class Limited(msgspec.Struct, frozen=True):
@@ -69,17 +71,9 @@ def bind(limit: LimitDef, subject: str) -> Bound:
         burst,
         seconds,
         burst * seconds + _ROUNDING_S if amount else -1.0,
+        1 if limit.unit in ("tokens", "input_tokens") else 0,
+        1 if limit.unit in ("tokens", "output_tokens") else 0,
     )
-
-
-def units_of(bound: Bound, input_tokens: int, output_tokens: int) -> int:
-    """How many units of this limit a call of that size takes."""
-    unit = bound.unit
-    if unit == "tokens":
-        return input_tokens + output_tokens
-    if unit == "input_tokens":
-        return input_tokens
-    return output_tokens if unit == "output_tokens" else 1
 
 
 class Rates:
@@ -132,12 +126,12 @@ class Rates:
         filled: list[float] = []
         late: list[Bound] = []
         for bound in limits:
-            if bound.unit in ("concurrency", "requests"):
+            if not bound.of_input and not bound.of_output:
                 if not lease_id:
                     raise ValueError(f"limit {bound.name} needs a lease")
                 late.append(bound)
                 continue
-            units = units_of(bound, input_tokens, output_tokens)
+            units = input_tokens * bound.of_input + output_tokens * bound.of_output
             full_at = self._full_at.get(bound.key, now)
             taken = units * bound.seconds_per_unit
             new = (full_at if full_at > now else now) + taken
@@ -158,7 +152,7 @@ class Rates:
         reservation.settled = True
         now = self._tick(now)
         for bound, reserved in reservation.parts:
-            extra = units_of(bound, input_tokens, output_tokens) - reserved
+            extra = input_tokens * bound.of_input + output_tokens * bound.of_output - reserved
             full_at = self._full_at.get(bound.key, now)
             if extra > 0:
                 self._full_at[bound.key] = max(full_at, now) + extra * bound.seconds_per_unit

@@ -31,6 +31,7 @@ __all__ = [
     "worst_band",
     "worst_input_rate",
     "worst_output_rate",
+    "worst_rates",
 ]
 
 # what providers call their ordinary price; "scale" and Anthropic's "priority" are bought ahead, not by the token
@@ -169,6 +170,14 @@ def worst_input_rate(price: Price, call: Call, input_tokens: int) -> int:
     if call.external_input:
         rate = max(rate, band.image_input, band.cached_media)
     return rate
+
+
+def worst_rates(price: Price, call: Call, input_tokens: int) -> tuple[int, int]:
+    """`worst_input_rate` and `worst_output_rate`, for the many calls without anything special at one look."""
+    if call.cache_write or call.audio or call.external_input or price.implicit_cache_write:
+        return worst_input_rate(price, call, input_tokens), worst_output_rate(price, call, input_tokens)
+    band = worst_band(price, call.service_tier, input_tokens)
+    return max(band.input, band.cache_read), max(band.output, band.reasoning)
 
 
 def worst_output_rate(price: Price, call: Call, input_tokens: int) -> int:

@@ -108,9 +108,10 @@ def _nothing_came(attempt: Attempt) -> bool:
 
 
 def _settle_tokens(node: Node, attempt: Attempt, input_tokens: int, output_tokens: int) -> None:
-    for reservation in (attempt.reservation, attempt.shadow_reservation):
-        if reservation is not None:
-            node.rates.settle(reservation, input_tokens, output_tokens, node.clock.monotonic())
+    if attempt.reservation is not None:
+        node.rates.settle(attempt.reservation, input_tokens, output_tokens, node.clock.monotonic())
+    if attempt.shadow_reservation is not None:
+        node.rates.settle(attempt.shadow_reservation, input_tokens, output_tokens, node.clock.monotonic())
 
 
 def _learn(node: Node, flight: Flight, attempt: Attempt, usage: Usage) -> None:

@@ -197,7 +197,7 @@ class Stand:
 
     def count(self, name: str, **labels: str) -> float:
         """Sum of a counter's series that carry these labels."""
-        counted = self.node.counters._counters[name]
+        counted = self.node.counters.series(name)
         names = METRICS[name].labels
         return sum(
             n for series, n in counted.items() if labels.items() <= dict(zip(names, series, strict=True)).items()
