@@ -64,14 +64,17 @@ class Tenants:
         assert told["error"]["code"] == "can_never_fit", told
         return int(told["bursar"]["facts"]["asked_pico"])
 
-    def balance(self, budget: str, seconds: float = 10) -> dict[str, Any]:
-        """Where a budget stands once the read model has caught up with the journal (all that was held is settled)."""
+    def balance(self, budget: str, seconds: float = 10, *, spent: bool = True) -> dict[str, Any]:
+        """Where a budget stands once the read model has caught up with the journal (all that was held is settled).
+
+        `spent` False: nothing is expected to be posted, and who asks knows that the read model has come so far.
+        """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             answer = self.broker.admin("GET", "/v1/admin/balances", params={"limit": 1000})
             assert answer.status_code == 200, answer.text
             for row in answer.json()["items"]:
-                if row["budget"] == budget and float(row["posted_usd"]) and not float(row["held_usd"]):
+                if row["budget"] == budget and bool(float(row["posted_usd"])) is spent and not float(row["held_usd"]):
                     return dict(row)
             time.sleep(0.05)
         raise AssertionError(f"nothing was posted to {budget} in {seconds} s")

@@ -89,7 +89,7 @@ def balance(tenants: Tenants, budget: str, wanted: int, seconds: float = 5) -> i
     while posted != wanted and time.monotonic() < deadline:
         time.sleep(0.05)
         with contextlib.suppress(StopIteration):  # not known there yet
-            posted = usd_to_pico(tenants.balance(budget)["posted_usd"])
+            posted = usd_to_pico(tenants.balance(budget, spent=wanted > 0)["posted_usd"])
     return posted
 
 
