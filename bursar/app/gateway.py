@@ -106,6 +106,7 @@ class Gateway:
         say_ready(self._spec.ready_fd, Ready(name="gateway"))
         ship = asyncio.create_task(self._ship_for_ever())
         await vigil.stopped()
+        self.node.drains.most = 0  # who leaves from now on, or is cut off at the end, is not read on for
         await self._server.drain(self._spec.config.drain)
         ship.cancel()
         self._ship(uses=True)

@@ -18,6 +18,8 @@ from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts, rank_keys, 
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Option, Provider
 
+_NOTHING = Ceiling(0, 0, 0, 0, 0, 0)  # what counting tokens can cost: providers do it for free
+
 
 class Priced(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A way with its price, its ceiling and the budgets that it counts against."""
@@ -135,14 +137,18 @@ def _price_way(node: Node, flight: Flight, option: Option, *, first: bool) -> Pr
                 "Give it one: `bursar prices set`",
             )
         found = node.prices.dearest(option.provider.prices, node.clock.now()) or free_price(option)
-    top = ceiling(
-        call,
-        found,
-        allowed.output_cap,
-        node.estimate,
-        budgets.hard,
-        allow_unknown=allowed.allow_unknown,
-        tool_cap=allowed.edits.tool_uses_cap,
+    top = (
+        _NOTHING
+        if call.route == "count_tokens"
+        else ceiling(
+            call,
+            found,
+            allowed.output_cap,
+            node.estimate,
+            budgets.hard,
+            allow_unknown=allowed.allow_unknown,
+            tool_cap=allowed.edits.tool_uses_cap,
+        )
     )
     return Priced(option=option, price=found, ceiling=top, budgets=budgets.ids, strict=budgets.hard)
 

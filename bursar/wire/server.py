@@ -14,6 +14,7 @@ __all__ = ["Exchange", "Handler", "Refuse", "Rendered", "Server", "ServerConfig"
 
 _BACKLOG = 1024
 _SETTLE_SECONDS = 5.0  # what handlers get to settle after their connections were cut
+_CANCEL_SECONDS = 0.5  # what they get after that, cancelled: a settlement is synchronous
 
 
 class Server:
@@ -97,6 +98,7 @@ class Server:
             if not await self._is_empty_within(_SETTLE_SECONDS):
                 for task in list(door.tasks):
                     task.cancel()
+                await self._is_empty_within(_CANCEL_SECONDS)
         door.close()
 
     async def _is_empty_within(self, seconds: float) -> bool:
