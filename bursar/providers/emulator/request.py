@@ -15,6 +15,8 @@ ROUTES: dict[bytes, Route] = {
     b"/v1/messages/count_tokens": "count_tokens",
 }
 
+_MOST_CHOICES = 128  # as OpenAI has it
+
 
 class _Options(msgspec.Struct):
     include_usage: bool | None = None
@@ -77,6 +79,8 @@ def read_request(name: str, route: Route, key: str, header: bytes, body: bytes, 
         raise Unfit(f"invalid request: {error}") from None
     if route == "messages" and fields.max_tokens is None:
         raise Unfit("max_tokens: Field required")
+    if fields.n is not None and not 1 <= fields.n <= _MOST_CHOICES:
+        raise Unfit(f"n: should be between 1 and {_MOST_CHOICES}")
     return Request(
         id=name,
         route=route,
