@@ -8,10 +8,10 @@ from functools import lru_cache
 import msgspec
 
 from bursar.core.errors import UpstreamFault
-from bursar.wire.dial import Dialer, Origin, Proxy
+from bursar.wire.dial import Dialer, Origin, Proxy, Timeouts
 from bursar.wire.head import header_block
 from bursar.wire.outbox import Outbox
-from bursar.wire.upstream import Link, Response, Timeouts
+from bursar.wire.upstream import Link, Response
 from bursar.wire.wheel import Wheel
 
 __all__ = ["Client", "ClientConfig", "Origin", "Response", "Timeouts", "UpstreamFault"]

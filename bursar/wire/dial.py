@@ -37,6 +37,19 @@ class Origin(msgspec.Struct, frozen=True):
         return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
 
 
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds. `write`: a full write buffer must drain; `first_byte`: request written to first byte of the answer;
+    `body`: end of the answer's head to first byte of its body.
+    """
+
+    connect: float = 5.0
+    write: float = 60.0
+    first_byte: float = 120.0
+    body: float = 120.0
+    between_bytes: float = 60.0
+    total: float = 600.0
+
+
 class Proxy(msgspec.Struct, frozen=True):
     """An HTTP proxy of the operator's. `credentials` is the value of Proxy-Authorization, "" = none."""
 

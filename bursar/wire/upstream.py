@@ -5,10 +5,9 @@ import select
 from collections.abc import Callable
 from typing import Protocol, cast
 
-import msgspec
-
 from bursar.core.errors import UpstreamFault
 from bursar.wire.chunked import ChunkDecoder
+from bursar.wire.dial import Timeouts
 from bursar.wire.head import CHUNKED, UNTIL_CLOSE, Malformed, parse_response
 from bursar.wire.wheel import NEVER, Wheel
 
@@ -16,19 +15,6 @@ _MAX_HEAD = 65536
 _MAX_INTERIM = 16  # 1xx answers before the real one
 _MAX_AHEAD = 262144  # body bytes kept before anybody asks for them
 _UNNOTICED = 0.5  # seconds: idle for longer, a connection is looked at before it is used
-
-
-class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds. `write`: a full write buffer must drain; `first_byte`: request written to first byte of the answer;
-    `body`: end of the answer's head to first byte of its body.
-    """
-
-    connect: float = 5.0
-    write: float = 60.0
-    first_byte: float = 120.0
-    body: float = 120.0
-    between_bytes: float = 60.0
-    total: float = 600.0
 
 
 class Pool(Protocol):
