@@ -64,6 +64,9 @@ class Pipeline:
             refuse(flight, refusal)
         except ClientGone:
             flight.word = "client_gone"
+        except BaseException:
+            flight.word, flight.status = "internal_error", flight.status or 500
+            raise
         finally:
             leave(node, flight)
             report(node, flight)
