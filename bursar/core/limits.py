@@ -168,16 +168,18 @@ class Rates:
 
     def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
         """Of some rates the one that has the least left: (rate, remaining units, seconds until full)."""
-        now = max(now, self._now)
+        now = now if now > self._now else self._now
+        buckets = self._full_at
         tightest: tuple[Bound, int, float] | None = None
         for bound in bounds:
-            wait = self._full_at.get(bound.key, now) - now
-            if not bound.amount:
+            wait = buckets.get(bound.key, now) - now
+            if bound.full_s < 0:
                 remaining, wait = 0, _NEVER_S
             elif wait <= 0.0:
                 remaining, wait = bound.burst, 0.0
             else:
-                remaining = max(int(bound.burst - wait / bound.seconds_per_unit + 1e-6), 0)
+                remaining = int(bound.burst - wait / bound.seconds_per_unit + 1e-6)
+                remaining = remaining if remaining > 0 else 0
             if tightest is None or remaining < tightest[1]:
                 tightest = bound, remaining, wait
         assert tightest is not None, "some rate is asked for"

@@ -60,7 +60,9 @@ def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
     price = _price(attempt, usage)
     if price is not None and usage is not None and (attempt.ending == "answered" or not attempt.interim):
         exact, pico = True, price.pico
-        _learn(node, flight, attempt, usage)
+        if attempt.ending == "answered" and usage.input_tokens:  # a count of tokens bills none, and teaches nothing
+            assert flight.call is not None
+            node.estimate.learn(attempt.price.model, flight.call.input_bytes, usage)
     else:
         exact, pico = False, max(_inexact(flight, attempt), 0 if price is None else price.pico)
         reason = attempt.invalid or ("missing" if attempt.ending == "answered" else attempt.ending)
@@ -68,7 +70,8 @@ def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
         usage = None
     outcome = "ok" if attempt.ending == "answered" else attempt.ending
     node.money.post(attempt.held.hold_id, Settlement(pico, usage, exact, outcome))
-    _report_money(node, flight, attempt, pico)
+    if attempt.hard and pico > attempt.ceiling.pico:
+        _report_overage(node, flight, attempt, pico)
     flight.usage = usage or flight.usage
     flight.cost_pico += pico
     if usage is not None:
@@ -114,15 +117,7 @@ def _settle_tokens(node: Node, attempt: Attempt, input_tokens: int, output_token
         node.rates.settle(attempt.shadow_reservation, input_tokens, output_tokens, node.clock.monotonic())
 
 
-def _learn(node: Node, flight: Flight, attempt: Attempt, usage: Usage) -> None:
-    assert flight.call is not None
-    if attempt.ending == "answered" and usage.input_tokens:  # a count of tokens bills none, and teaches nothing
-        node.estimate.learn(attempt.price.model, flight.call.input_bytes, usage)
-
-
-def _report_money(node: Node, flight: Flight, attempt: Attempt, pico: int) -> None:
-    over = pico - attempt.ceiling.pico
-    if attempt.hard and over > 0:
-        assert flight.plan is not None
-        labels = (flight.plan.team_id, attempt.price.model)
-        node.counters.add("bursar_overage_usd_total", labels, over / PICO_PER_USD)
+def _report_overage(node: Node, flight: Flight, attempt: Attempt, pico: int) -> None:
+    assert flight.plan is not None
+    labels = (flight.plan.team_id, attempt.price.model)
+    node.counters.add("bursar_overage_usd_total", labels, (pico - attempt.ceiling.pico) / PICO_PER_USD)
