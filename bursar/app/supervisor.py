@@ -142,7 +142,7 @@ class Supervisor:
                 if status is not None:
                     changed = True
                     _say(f"{child.name} ended ({_status_words(status)}); starting it again")
-                if child.failing:
+                if child.failing and child.name == "gateway":  # without the others calls go on: they are tried for ever
                     raise CannotStart(f"{child.name} dies at every start; its last words are above")
                 if child.pid == 0 and time.monotonic() >= child.start_at:
                     child.start(spec)
@@ -163,8 +163,11 @@ class Supervisor:
     def _write_pids(self) -> None:
         pids = {"supervisor": os.getpid(), **{child.name: child.pid for child, _ in self._children}}
         temporary = self._folder / "run" / "pids.json.tmp"
-        temporary.write_bytes(msgspec.json.encode(pids))
-        temporary.replace(self._folder / "run" / "pids.json")
+        try:
+            temporary.write_bytes(msgspec.json.encode(pids))
+            temporary.replace(self._folder / "run" / "pids.json")
+        except OSError as fault:  # a full disk is no reason to stop serving
+            _say(f"run/pids.json cannot be written ({fault.strerror}); it names processes of before")
 
 
 def _await_ready(child: Child) -> Ready:
@@ -181,8 +184,9 @@ def _status_words(status: int) -> str:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"bursar: {text}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a log that cannot be written is no reason to stop serving
+        sys.stderr.write(f"bursar: {text}\n")
+        sys.stderr.flush()
 
 
 def _show(text: str) -> None:

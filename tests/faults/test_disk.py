@@ -6,7 +6,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -112,3 +114,69 @@ def test_killed_while_the_disk_is_full(scene: Scene) -> None:
     scene.whole_books(len(scene.books.charges(scene.asked)))
     rows = scene.books.attempts(scene.key.id)
     assert 0 < sum(row.outcome == "unreconciled" for row in rows) <= 6
+
+
+def test_control_without_room_says_so_and_stops_nobody(scene: Scene) -> None:
+    """Directory, audit and read model cannot be written: changes are refused, calls go on, and all catch up."""
+    broker, tenants = scene.broker, Tenants(scene.broker)
+
+    def change() -> tuple[int, str]:
+        answer = broker.admin("POST", "/v1/admin/teams", json={"name": "Late team", "owner": tenants.owner})
+        return answer.status_code, answer.json().get("code", "")
+
+    assert asyncio.run(scene.call()).status == 200  # the gateway has its lease now; without an audit it gets none
+    with no_growth(broker.pids()["control"]):
+        for _ in range(3):
+            status, word = change()
+            assert status == 503
+            assert word in ("audit_unavailable", "directory_unavailable")
+        for _ in range(10):
+            assert asyncio.run(scene.call()).status == 200
+    until(lambda: change()[0] == 201, 10, "the directory to be open again")
+    rows = scene.books.settled(scene.key.id, 11)
+    until(lambda: scene.books.projected(scene.key.id) == rows, told="ledger.db to catch up")
+    names = [team["name"] for team in broker.admin("GET", "/v1/admin/teams").json()["items"]]
+    assert names.count("Late team") == 1, "what was refused was not done"
+    assert broker.stop() == 0
+    assert broker.cli("audit", "verify").returncode == 0
+    assert broker.cli("ledger", "verify").returncode == 0
+
+
+@contextmanager
+def no_growth(pid: int) -> Iterator[None]:
+    """No file may be written by this process, nor by those it starts."""
+    usual = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, usual[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, usual)
+
+
+def test_the_supervisor_does_its_work_without_room(scene: Scene) -> None:
+    """Neither its log nor run/pids.json can be written, control cannot start: calls go on, and all comes back."""
+    broker = scene.broker
+    assert broker.process is not None
+    assert asyncio.run(scene.call()).status == 200
+    others, seen = set(broker.pids().values()), set[int]()
+    broker.kill("control")
+
+    def tried(times: int) -> bool:
+        seen.update(children(broker) - others)
+        return len(seen) >= times
+
+    with no_growth(broker.process.pid):
+        for times in (2, 3):
+            until(partial(tried, times), 20, f"control to be started {times} times")
+            assert asyncio.run(scene.call()).status == 200
+    until(lambda: broker.admin("GET", "/v1/admin/teams").status_code == 200, 30, "control to be back")
+    old = broker.kill("gateway")
+    broker.wait_replaced("gateway", old)
+    asyncio.run(scene.until_word(""))
+    assert broker.process.poll() is None
+
+
+def children(broker: Broker) -> set[int]:
+    assert broker.process is not None
+    pid = broker.process.pid
+    return {int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}

@@ -8,10 +8,15 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from bursar.app import supervisor
+from bursar.app.supervisor import CannotStart, Supervisor
+from bursar.config import Config
 from tests.e2e.broker import Broker
 from tests.e2e.tenants import Tenants
 from tests.faults.books import Books, covers, until
@@ -178,3 +183,51 @@ def test_the_emulator_is_killed(traffic: Traffic) -> None:
     assert words <= {"ok", "upstream_broken", "upstream_unreachable"}
     until(lambda: not traffic.books.proven().open_holds)
     covers(traffic.books.attempts(traffic.key.id), traffic.books.charges(traffic.asked))
+
+
+class DyingChild:
+    """One that ends at each start, as the supervisor sees it; it is told to stop after a while."""
+
+    failing, start_at = True, 0.0
+
+    def __init__(self, name: str, stop: list[int], tries: int) -> None:
+        self.name = name
+        self._stop = stop
+        self._left = tries
+        self.pid = 0
+
+    def start(self, _: object) -> None:
+        self.pid = 1
+
+    def died(self) -> int | None:
+        if not self.pid:
+            return None
+        self.pid = 0
+        self._left -= 1
+        if not self._left:
+            self._stop.append(signal.SIGTERM)
+        return 1
+
+
+@pytest.mark.parametrize(("name", "gives_up"), [("control", False), ("emulator", False), ("gateway", True)])
+def test_only_a_gateway_that_cannot_start_ends_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, gives_up: bool
+) -> None:
+    """Without control, calls go on: it is tried for ever."""
+    monkeypatch.setattr(supervisor, "_TICK", 0.001)
+    (tmp_path / "run").mkdir()
+    watching = Supervisor(Config(), {}, seal_env=False)
+    watching._folder = tmp_path
+    child: Any = DyingChild(name, watching._stop_signals, 20)
+    watching._children = [(child, None)]
+    wake, poke = os.pipe()
+    os.set_blocking(wake, False)
+    try:
+        if gives_up:
+            with pytest.raises(CannotStart):
+                watching._watch(wake)
+        else:
+            watching._watch(wake)
+    finally:
+        os.close(wake)
+        os.close(poke)
