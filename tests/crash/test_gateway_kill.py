@@ -36,7 +36,7 @@ GROUPED = [point for point in POINTS if not point.startswith("hold_")]  # of pow
 TIMES, TIMES_IN_POWER = 20, 8
 AT_RANDOM = 40
 CALLERS = 6
-OUTCOMES = {"ok", "unreconciled", "unsent"}
+OUTCOMES = {"ok", "unreconciled", "unsent", "client_gone"}  # gone: was waiting at the door when its test had ended
 
 
 class Load:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -22,12 +23,18 @@ Child = Literal["gateway", "control", "emulator"]
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now; all are held until all are chosen, so that they differ."""
+    """Ports nobody listens on now; all are held until all are chosen, so that they differ.
+
+    From below those that the kernel gives to outgoing connections: one of them could take a port chosen here.
+    """
+    found: list[int] = []
     with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in sockets]
+        while len(found) < count:
+            listener = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                listener.bind(("127.0.0.1", random.randrange(15_000, 32_000)))
+                found.append(int(listener.getsockname()[1]))
+    return found
 
 
 def merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
