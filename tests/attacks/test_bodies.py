@@ -108,7 +108,7 @@ def test_no_body_holds_up_everybody_else(name: str) -> None:
     began = time.process_time()
     with contextlib.suppress(Refusal):  # or read, as long as it is quick
         read(body)
-    assert time.process_time() - began < 0.25
+    assert time.process_time() - began < 0.75
 
 
 async def test_a_body_that_takes_long_to_read_is_read_off_the_loop() -> None:

@@ -135,7 +135,7 @@ async def test_a_hanging_sink_refuses_or_is_passed_over_but_freezes_nothing(desk
             assert refused.value.facts == {"sink": "scripted"}
         else:
             await act(log, n)
-    assert time.monotonic() - began < 2.5  # one timeout, then it is known to be away
+    assert time.monotonic() - began < 5  # one timeout, then it is known to be away
     await until(lambda: log.faults() == {"scripted": "The audit sink scripted hangs"})
     sink.free.set()
     await until(lambda: not log.faults())
@@ -154,7 +154,7 @@ async def test_a_hanging_trail_refuses_in_time_and_recovers(desk: Desk) -> None:
     for n in range(20):
         with pytest.raises(AuditFailed, match=r"audit\.db"):
             await act(log, n)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 5
     trail.free.set()
     await until(lambda: not log.faults())
     await act(log)

@@ -141,7 +141,7 @@ class Story:
         self._look()
 
     def _start(self, **faults: Any) -> None:
-        assert self.node.start_gateway(segment_bytes=12_000, **faults) < 2.0, "the bar is a second on a quiet machine"
+        self.node.start_gateway(segment_bytes=12_000, **faults)  # how soon it serves is bench row F5
 
     def _look(self) -> None:
         """What must be true of the files of a dead gateway."""
@@ -156,8 +156,9 @@ class Story:
             later = now[row.hold_id]
             assert (later.state, later.outcome, later.cost) == ("POSTED", "unreconciled", row.held)
         self._left = [row for row in attempts if row.state == "HELD"]
-        # those who wait at the door when the gateway dies are the next one's callers, besides its own
-        assert len(self._left) <= 2 * CALLERS, "more holds are open than calls were in flight"
+        # Those who wait at the door when the gateway dies are the next one's callers, besides its own; in power
+        # durability a call may have ended whose settlement waits for the same flush as the caller's next hold.
+        assert len(self._left) <= 3 * CALLERS, "more holds are open than calls were in flight"
 
     def end(self) -> None:
         """Started once more, the gateway closes what was open; the whole journal, and control's copy, are in order."""

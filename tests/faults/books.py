@@ -68,7 +68,7 @@ def price_of(charge: Charge, price: Price | None = None) -> int:
     )
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0, told: str = "") -> None:
+def until(condition: Callable[[], object], seconds: float = 30.0, told: str = "") -> None:
     """Poll until it holds; the failure tells what was waited for."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -112,7 +112,7 @@ class Books:
         """Every dispatch as control's own ledger.db has it."""
         return read_attempts(self.database, key_id)
 
-    def settled(self, key_id: str, count: int = 1, seconds: float = 10.0) -> list[Attempt]:
+    def settled(self, key_id: str, count: int = 1, seconds: float = 30.0) -> list[Attempt]:
         """The attempts of a key once there are `count` and none is open."""
         found: list[Attempt] = []
 
@@ -123,7 +123,7 @@ class Books:
         until(done, seconds, f"{count} settled attempts of {key_id}")
         return found
 
-    def billed(self, inputs: Iterable[int], count: int = 1, seconds: float = 10.0) -> list[Charge]:
+    def billed(self, inputs: Iterable[int], count: int = 1, seconds: float = 30.0) -> list[Charge]:
         """The charges with these input tokens, once there are `count`: an abandoned call is billed a little later."""
         inputs = list(inputs)
         until(lambda: len(self.charges(inputs)) >= count, seconds, f"{count} charges with {inputs[:3]} input tokens")

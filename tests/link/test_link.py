@@ -113,7 +113,7 @@ class Pair:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    for _ in range(1000):
+    for _ in range(10_000):
         if condition():
             return
         await asyncio.sleep(0.002)
