@@ -37,6 +37,7 @@ from bursar.providers.anthropic import Anthropic
 from bursar.providers.openai import OpenAI
 from bursar.stores.catalogue import load as load_catalogue
 from bursar.stores.journal import Journal, JournalDamaged
+from bursar.stores.memory_rates import MemoryRates
 from bursar.wire.client import Client, ClientConfig
 from bursar.wire.dial import Proxy
 from bursar.wire.server import Server, ServerConfig
@@ -78,6 +79,7 @@ class Gateway:
             providers=build_providers(settings, dialects, spec.emulator_url),
             prices=load_catalogue(),
             money=self._journal,
+            rates=MemoryRates(),
             leases=self._leases,
             upstream=Upstreams(self._client),
             splitter=EventSplitter,

@@ -10,19 +10,21 @@ from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node
 
 
-def admit(node: Node, flight: Flight) -> None:
+async def admit(node: Node, flight: Flight) -> None:
     """Raises Refusal(rate_limited | concurrency_limited | user_required)."""
     plan = flight.plan
     assert plan is not None
     flight.user = resolve_user(plan, flight.exchange.headers)
     bounds = plan.arrival_bounds(flight.user)
-    limited = node.rates.arrive(bounds.enforced, flight.started, flight.number)
     flight.admitted = True
     node.in_flight += 1
+    limited = await node.rates.admit(plan.owner_id, bounds.enforced, flight.started, flight.number)
     if limited is not None:
         raise limit_refusal(limited)
-    if bounds.shadowed and (would := node.rates.arrive(bounds.shadowed, flight.started, -flight.number)) is not None:
-        note_shadow(node, flight, "limits", would.word)
+    if bounds.shadowed:
+        would = await node.rates.admit(plan.owner_id, bounds.shadowed, flight.started, -flight.number)
+        if would is not None:
+            note_shadow(node, flight, "limits", would.word)
 
 
 def leave(node: Node, flight: Flight) -> None:

@@ -1,7 +1,8 @@
 """Stage 8: tokens per minute and all budgets, in one act; durable before anything is dispatched.
 
-Nothing awaits between looking and acting: the tokens are taken, then the money, and given back together if the money
-is refused. The key is looked at again: a body may have taken its time, and a switched-off key must not spend.
+The tokens are taken, then the money, and the tokens given back if the money is refused. The key is looked at again in
+between, with nothing awaited before the money: a body or a store may have taken its time, and a switched-off key must
+not spend.
 """
 
 import msgspec
@@ -27,16 +28,15 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
     plan, allowed = flight.plan, flight.allowed
     assert plan is not None
     assert allowed is not None
-    plan = node.tenants.current(plan)
-    plan.check_alive(node.clock.now())
     top = _affordable(node, flight, priced) if plan.shrink_to_budget and priced.strict else priced.ceiling
-    reservation, shadow = _reserve(node, flight, priced.option.key.id, top, first=number == 1)
+    taken: list[Reservation] = []  # the enforced one, the one in shadow
     try:
+        await _take_tokens(node, flight, priced.option.key.id, top, taken, first=number == 1)
+        node.tenants.current(plan).check_alive(node.clock.now())
         held = await node.money.hold(_request(node, flight, priced, top, number))
     except BaseException:
-        for taken in (reservation, shadow):
-            if taken is not None:
-                node.rates.settle(taken, 0, 0, node.clock.monotonic())
+        for reservation in taken:
+            node.rates.settle(reservation, 0, 0, node.clock.monotonic())
         raise
     for budget in held.shadow:
         note_shadow(node, flight, "budgets", budget)
@@ -47,14 +47,13 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
         ceiling=top,
         hard=priced.strict,
         held=held,
-        reservation=reservation,
-        shadow_reservation=shadow,
+        reservations=taken,
     )
 
 
-def _reserve(
-    node: Node, flight: Flight, provider_key: str, top: Ceiling, *, first: bool
-) -> tuple[Reservation, Reservation | None]:
+async def _take_tokens(
+    node: Node, flight: Flight, provider_key: str, top: Ceiling, taken: list[Reservation], *, first: bool
+) -> None:
     """Take the expected tokens of every token limit, and of those in shadow; with the first attempt also the request
     and the slot of limits by model.
 
@@ -67,20 +66,21 @@ def _reserve(
     if not first:  # another attempt is not another request
         bounds = BoundSet(*(tuple(b for b in side if b.unit not in ("requests", "concurrency")) for side in bounds))
     now = node.clock.monotonic()
-    tokens = top.expected_input, top.expected_output
+    owner, tokens = plan.owner_id, (top.expected_input, top.expected_output)
     enforced = bounds.enforced + plan.provider_key_limits(provider_key)
-    taken = node.rates.reserve(enforced, *tokens, now, flight.number)
-    if isinstance(taken, Limited):
-        flight.limit_lines = _limit_lines(node, flight, now)
-        raise limit_refusal(taken)
+    held = await node.rates.hold(owner, enforced, *tokens, now, flight.number)
+    if isinstance(held, Reservation):
+        taken.append(held)
     flight.limit_lines = _limit_lines(node, flight, now)
+    if isinstance(held, Limited):
+        raise limit_refusal(held)
     if not bounds.shadowed:
-        return taken, None
-    would = node.rates.reserve(bounds.shadowed, *tokens, now, -flight.number)
+        return
+    would = await node.rates.hold(owner, bounds.shadowed, *tokens, now, -flight.number)
     if isinstance(would, Limited):
         note_shadow(node, flight, "limits", would.word)
-        return taken, None
-    return taken, would
+    else:
+        taken.append(would)
 
 
 def _limit_lines(node: Node, flight: Flight, now: float) -> str:

@@ -10,7 +10,7 @@ from bursar.core.directory import BudgetDef, ProviderKey
 from bursar.core.errors import Refusal
 from bursar.core.estimate import Estimate
 from bursar.core.ledger import Held, HoldRequest, Settlement
-from bursar.core.limits import Rates
+from bursar.core.limits import Bound, Limited, Reservation
 from bursar.core.prices import PriceTable
 from bursar.gateway.counters import Counters
 from bursar.gateway.lease import Leases
@@ -37,6 +37,34 @@ class Money(Protocol):
 
     @property
     def open_holds(self) -> int: ...
+
+
+class Rates(Protocol):
+    """Requests, tokens and slots of every limit. On one node it is memory; decisions are those of bursar.core.limits.
+
+    The two acts that take may wait, and one that is cancelled has taken nothing. What gives back cannot fail: it is
+    sent on its way. `owner` is the billing owner whose limits they are.
+    """
+
+    async def admit(self, owner: str, limits: Sequence[Bound], now: float, lease_id: int) -> Limited | None:
+        """Requests and slots, before the body is read. Raises Refusal where a limit may not hold without its store."""
+        ...
+
+    async def hold(
+        self, owner: str, limits: Sequence[Bound], input_tokens: int, output_tokens: int, now: float, lease_id: int
+    ) -> Reservation | Limited:
+        """Tokens, and what only the body could name, which then belongs to the lease. Raises Refusal likewise."""
+        ...
+
+    def settle(self, reservation: Reservation, input_tokens: int, output_tokens: int, now: float) -> None: ...
+
+    def release(self, lease_id: int) -> None: ...
+
+    def give_back(self, lease_id: int) -> None: ...
+
+    def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
+        """Of some rates the one that has the least left, as last seen: (rate, remaining units, seconds until full)."""
+        ...
 
 
 class Upstream(Protocol):
@@ -125,6 +153,7 @@ class Node:
         providers: Sequence[Provider],
         prices: PriceTable,
         money: Money,
+        rates: Rates,
         leases: Leases,
         upstream: Upstream,
         splitter: Callable[[], EventSplitter],
@@ -136,11 +165,11 @@ class Node:
         self.providers = providers
         self.prices = prices
         self.money = money
+        self.rates = rates
         self.leases = leases
         self.upstream = upstream
         self.splitter = splitter
         self.digest = digest
-        self.rates = Rates()
         self.estimate = Estimate()
         self.counters = Counters()
         self.tenants = Tenants(money.define)

@@ -80,7 +80,7 @@ class Pipeline:
         if route.kind == "models":
             list_models(node, flight)
             return
-        admit(node, flight)
+        await admit(node, flight)
         flight.call = await understand(node.dialects[route.dialect], route.name, await exchange.body())
         assert flight.plan is not None
         flight.plan = node.tenants.current(flight.plan)  # a body may take its time, and the rules may change meanwhile

@@ -38,8 +38,7 @@ class Attempt(msgspec.Struct, kw_only=True, gc=False):
     ceiling: Ceiling
     hard: bool
     held: Held
-    reservation: Reservation | None
-    shadow_reservation: Reservation | None = None
+    reservations: list[Reservation]  # tokens taken: of limits enforced, and of those in shadow
     ending: Ending = "unsent"
     usage: Usage | None = None
     interim: bool = False  # said while more was to come
@@ -111,10 +110,8 @@ def _nothing_came(attempt: Attempt) -> bool:
 
 
 def _settle_tokens(node: Node, attempt: Attempt, input_tokens: int, output_tokens: int) -> None:
-    if attempt.reservation is not None:
-        node.rates.settle(attempt.reservation, input_tokens, output_tokens, node.clock.monotonic())
-    if attempt.shadow_reservation is not None:
-        node.rates.settle(attempt.shadow_reservation, input_tokens, output_tokens, node.clock.monotonic())
+    for reservation in attempt.reservations:
+        node.rates.settle(reservation, input_tokens, output_tokens, node.clock.monotonic())
 
 
 def _report_overage(node: Node, flight: Flight, attempt: Attempt, pico: int) -> None:

@@ -30,6 +30,7 @@ from bursar.gateway.pipeline import Pipeline
 from bursar.providers.anthropic import Anthropic
 from bursar.providers.openai import OpenAI
 from bursar.stores.catalogue import load
+from bursar.stores.memory_rates import MemoryRates
 from bursar.wire.sse import EventSplitter
 from tests.gateway.answers import CLAUDE, IN, MODEL, MOST_OUTPUT, OUT, WINDOW, chat, message
 from tests.gateway.fakes import Dice, FakeClock, FakeExchange, FakeReleases, ScriptedUpstream, WatchedJournal
@@ -105,6 +106,7 @@ class Stand:
         self.clock = FakeClock()
         self.journal = WatchedJournal.open(folder, self.clock, **journal)
         self.upstream = ScriptedUpstream()
+        self.rates = MemoryRates()
         self.releases = FakeReleases(self.clock)
         self.leases = Leases(self.releases, self.clock)
         self.happened: list[tuple[str, str, dict[str, str | int]]] = []
@@ -115,6 +117,7 @@ class Stand:
             providers=providers or (provider("openai"), provider("anthropic", "anthropic")),
             prices=prices or price_table(),
             money=self.journal,
+            rates=self.rates,
             leases=self.leases,
             upstream=self.upstream,
             splitter=EventSplitter,
@@ -174,8 +177,8 @@ class Stand:
         assert self.journal.open_holds == 0
         assert node.in_flight == 0
         assert node.drains.running == 0
-        assert node.rates._in_flight == {}
-        assert node.rates._leases == {}
+        assert self.rates._in_flight == {}
+        assert self.rates._leases == {}
 
     @property
     def ends(self) -> list[str | Settlement]:
@@ -206,7 +209,7 @@ class Stand:
     def tokens_taken(self, limit: LimitDef, subject: str) -> float:
         """Units of a bucket that are not there now."""
         bound = bind(limit, subject)
-        wait = max(self.node.rates._full_at.get(bound.key, 0.0) - self.clock.monotonic(), 0.0)
+        wait = max(self.rates._full_at.get(bound.key, 0.0) - self.clock.monotonic(), 0.0)
         return round(wait / bound.seconds_per_unit, 6)
 
     def close(self) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from bursar.core.directory import LimitDef, Policy
 from bursar.core.ledger import Settlement
-from bursar.core.limits import Limited, Rates, Reservation
+from bursar.core.limits import Limited, Reservation
 from bursar.gateway.pipeline import _ON_LOOP_BYTES
+from bursar.stores.memory_rates import MemoryRates
 from tests.gateway.answers import (
     DONE,
     broken,
@@ -53,15 +54,20 @@ class Passing:
         return None
 
 
-class WatchedRates(Rates):
-    """Notes what was reserved."""
+class WatchedRates(MemoryRates):
+    """Notes what was reserved. Each act that takes waits first, as one does that asks a store."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reserved: list[Reservation] = []
 
-    def reserve(self, *asked: Any) -> Reservation | Limited:
-        found = super().reserve(*asked)
+    async def admit(self, *asked: Any) -> Limited | None:
+        await asyncio.sleep(0)
+        return await super().admit(*asked)
+
+    async def hold(self, *asked: Any) -> Reservation | Limited:
+        await asyncio.sleep(0)
+        found = await super().hold(*asked)
         if isinstance(found, Reservation):
             self.reserved.append(found)
         return found
@@ -139,7 +145,7 @@ async def stands(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
             durability=request.param,
         )
         stand.node.screens = [Passing()]
-        stand.node.rates = WatchedRates()
+        stand.rates = stand.node.rates = WatchedRates()
         made.append(stand)
         return stand
 
@@ -172,7 +178,7 @@ async def test_cancelled_wherever_it_waits(stands: Callable[[], Stand], scene: s
     assert waits >= 3
     for number in range(waits):
         ends, sent = len(stand.ends), len(stand.upstream.sent)
-        rates = stand.node.rates = WatchedRates()
+        rates = stand.rates = stand.node.rates = WatchedRates()
         for key in stand.node.tenants.provider_keys:
             stand.leases.forget(key)  # as the first call of its kind: the provider key is asked for
         driven, exchange = begin(stand, scene)

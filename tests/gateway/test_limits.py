@@ -101,16 +101,16 @@ async def test_a_slot_is_free_again_whatever_happened(make_stand: MakeStand, ans
 async def test_a_second_call_in_flight_is_refused(make_stand: MakeStand) -> None:
     stand = make_stand(policy=limited(SLOT))
     inside: list[Any] = []
-    stand.upstream.before = lambda: inside.append(stand.node.rates._in_flight.copy())
+    stand.upstream.before = lambda: inside.append(stand.rates._in_flight.copy())
     await stand.ask(ok())
     ((taken,),) = [seen.values() for seen in inside]
     assert taken == 1
-    stand.node.rates.arrive(stand.node.tenants.current(plan_of(stand)).arrival_bounds("").enforced, 1000.0, 99)
+    stand.rates.arrive(stand.node.tenants.current(plan_of(stand)).arrival_bounds("").enforced, 1000.0, 99)
     exchange = stand.exchange()
     await stand.pipeline.serve(exchange)
     assert (exchange.status, exchange.word, exchange.header("retry-after")) == (429, "concurrency_limited", "1")
     assert "1 calls in flight" in exchange.json["error"]["message"]
-    stand.node.rates.release(99)
+    stand.rates.release(99)
 
 
 def plan_of(stand: Stand) -> Any:
@@ -166,7 +166,7 @@ async def test_a_limit_in_shadow_refuses_nothing_and_is_counted(make_stand: Make
 async def test_slots_in_shadow_are_taken_and_given_back(make_stand: MakeStand) -> None:
     stand = make_stand(policy=limited(SLOT, mode="shadow"))
     seen: list[int] = []
-    stand.upstream.before = lambda: seen.append(len(stand.node.rates._in_flight))
+    stand.upstream.before = lambda: seen.append(len(stand.rates._in_flight))
     for _ in range(3):
         await stand.ask(ok())
     assert seen == [1, 1, 1]

@@ -45,10 +45,10 @@ async def test_the_steps_are_taken_in_their_order(make_stand: MakeStand, body: A
     node.screens = [trace]
     exchange = stand.exchange(body=body)
     trace.watch(node, "digest", "authenticate")
-    trace.watch(node.rates, "arrive", "admit")
+    trace.watch(node.rates, "admit", "admit")
     trace.watch(exchange, "body", "body")
     trace.watch(node.prices, "find", "policy")
-    trace.watch(node.rates, "reserve", "tokens")
+    trace.watch(node.rates, "hold", "tokens")
     trace.watch(node.money, "hold", "hold")
     trace.watch(stand.releases, "release", "lease")
     trace.watch(stand.upstream, "request", "send")
