@@ -1,12 +1,18 @@
-"""Shared by all tests: a real broker on request. One serves a whole file of tests unless a test wounds it."""
+"""Shared by all tests: a real broker and a real PostgreSQL on request.
 
-from collections.abc import Callable, Iterator
+A broker serves a whole file of tests unless a test wounds it; the PostgreSQL serves all of them, a database a test.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bursar.core.secret import Secret
+from bursar.stores.postgres import Address, Postgres
 from tests.e2e.broker import Broker
+from tests.postgres import PostgresServer
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +37,27 @@ def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One PostgreSQL for the whole run. A test that stops it makes its own."""
+    server = PostgresServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer) -> str:
+    """The URL of an empty database of this test's own."""
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[Postgres]:
+    """The way to an empty database; nothing is migrated yet."""
+    opened = Postgres(Address(url=Secret(database)))
+    yield opened
+    await opened.close()

@@ -140,6 +140,24 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Seconds = 5  # per sink
 
 
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """Where money, directory, audit and sealed secrets lie. `embedded` = the data folder, one node.
+
+    `postgres` = one database, many nodes (the extra [postgres]). Its URL comes from `url` (no password in it), else
+    from the file `url_file`, else from the variable that `url_env` names; each process reads it at its start.
+    """
+
+    kind: Literal["embedded", "postgres"] = "embedded"
+    url: str = ""
+    url_file: str = ""
+    url_env: str = "BURSAR_STORE_URL"
+    schema: str = "bursar"  # of the database; all tables lie in it
+    connections: Count = 8  # a process has open at most
+    pooler: Literal["none", "transaction"] = "none"  # transaction: pgbouncer stands between, in that mode
+    connect_timeout: Seconds = 5
+    statement_timeout: Seconds = 5
+
+
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     top_keys: Count = 50  # keys with series of their own; the rest is "other"
 
@@ -152,6 +170,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     listen: Listen = Listen()
     wire: Wire = Wire()
     durability: Literal["process", "power"] = "process"
+    store: Store = Store()
     wrapper: Wrapper = Wrapper()
     providers: dict[str, Provider] = {}
     emulator: Literal["auto", "off"] = "auto"  # auto: answers while no provider key is stored

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from bursar.config import Config, Provider
+from bursar.config import Config, Provider, Store
+from bursar.config.store_url import faults_of_url
 from bursar.core.strict import Fault
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key", "proxy-authorization", "cookie", "x-goog-api-key"})
 _FRAMING = frozenset(
@@ -24,12 +27,16 @@ def check(config: Config) -> list[Fault]:
 
 def check_files(config: Config) -> list[Fault]:
     """Files that the settings name and that must exist before a start. Apart from `load`: a check may run elsewhere."""
-    named = {}
+    named = []
     if config.listen.data.tls:
-        named = {"listen.data.tls.cert": config.listen.data.tls.cert, "listen.data.tls.key": config.listen.data.tls.key}
+        pem = "give the path of a PEM file"
+        named += [("listen.data.tls.cert", config.listen.data.tls.cert, pem)]
+        named += [("listen.data.tls.key", config.listen.data.tls.key, pem)]
+    if config.store.kind == "postgres" and config.store.url_file:
+        named += [("store.url_file", config.store.url_file, "give the path of a file that holds the URL alone")]
     return [
-        Fault(path, "no_such_file", f"there is no file {name}", "give the path of a PEM file")
-        for path, name in named.items()
+        Fault(path, "no_such_file", f"there is no file {name}", hint)
+        for path, name, hint in named
         if not Path(name).is_file()
     ]
 
@@ -68,6 +75,31 @@ def _node(config: Config) -> Iterator[Fault]:
         yield Fault("data", "bad_value", "is empty", "name the folder in which Bursar keeps its state")
     if config.wrapper.kind == "passphrase" and config.wrapper.path:
         yield Fault("wrapper.path", "bad_value", "has no meaning with a passphrase", "remove it, or use kind: keyfile")
+
+
+def _store(config: Config) -> Iterator[Fault]:
+    store = config.store
+    if store.kind == "embedded":
+        for name in ("url", "url_file"):
+            if getattr(store, name):
+                yield Fault(f"store.{name}", "bad_value", "has no meaning with kind: embedded", "write kind: postgres")
+        return
+    yield from _store_url(store)
+    if not _SCHEMA.fullmatch(store.schema):
+        yield Fault("store.schema", "bad_value", "is not a plain name", "use a-z, 0-9 and `_`, beginning with a letter")
+    for name in ("connect_timeout", "statement_timeout"):
+        if not getattr(store, name) > 0:
+            yield Fault(f"store.{name}", "bad_value", "must be above zero", "write for example 5s")
+
+
+def _store_url(store: Store) -> Iterator[Fault]:
+    if store.url and store.url_file:
+        yield Fault("store.url_file", "bad_value", "is a second place for the URL", "keep one of url and url_file")
+    if store.url:
+        for message, hint in faults_of_url(store.url, may_hold_password=False):
+            yield Fault("store.url", "bad_value", message, hint)
+    elif not store.url_file and not _VARIABLE.fullmatch(store.url_env):
+        yield Fault("store.url_env", "bad_value", "is not the name of a variable", "write for example BURSAR_STORE_URL")
 
 
 def _providers(config: Config) -> Iterator[Fault]:
@@ -130,4 +162,4 @@ def _served(path: str, provider: Provider) -> Iterator[Fault]:
             yield Fault(f"{path}.models[{index}]", "bad_value", "is not a model name or glob", 'write "gpt-4o*"')
 
 
-_RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (_node, _ports, _spans, _providers)
+_RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (_node, _ports, _spans, _store, _providers)

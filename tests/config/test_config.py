@@ -296,3 +296,42 @@ def test_any_tree_is_a_config_or_a_list_of_faults(tmp_path_factory: pytest.TempP
         return
     assert told
     assert all(fault.word and fault.message for fault in told)
+
+
+# ---- the store
+
+
+def test_a_store_in_postgresql_is_checked_without_opening_it(tmp_path: Path) -> None:
+    text = "store: {kind: postgres, url: 'postgresql://bursar@db.example.com/bursar?sslmode=verify-full'}"
+    assert loaded(tmp_path, text).store.schema == "bursar"
+    assert loaded(tmp_path, "store: {kind: postgres}").store.url_env == "BURSAR_STORE_URL"
+    assert loaded(tmp_path, "store: {kind: postgres, url: 'postgresql://b@/b?host=/run/pg'}").store.url_file == ""
+
+
+@pytest.mark.parametrize(
+    ("store", "path", "said"),
+    [
+        ("kind: postgres, url: 'postgresql://b:hush@localhost/b'", "store.url", "holds a password"),
+        ("kind: postgres, url: 'postgresql://b@localhost/b?password=hush'", "store.url", "holds a password"),
+        ("kind: postgres, url: 'postgresql://b@10.0.0.7/b'", "store.url", "sslmode"),
+        ("kind: postgres, url: 'postgresql://b@127.0.0.1,db2/b'", "store.url", "sslmode"),
+        ("kind: postgres, url: 'mysql://b@localhost/b'", "store.url", "postgresql://"),
+        ("kind: postgres, url: 'postgresql://b@localhost'", "store.url", "database"),
+        ("kind: postgres, url: 'postgresql://b@localhost/b', url_file: /x", "store.url_file", "second place"),
+        ("kind: postgres, url_env: 'no name'", "store.url_env", "variable"),
+        ("kind: postgres, schema: 'x; drop'", "store.schema", "plain name"),
+        ("kind: postgres, schema: pg_x", "store.schema", "plain name"),
+        ("kind: postgres, statement_timeout: 0", "store.statement_timeout", "above zero"),
+        ("url: 'postgresql://b@localhost/b'", "store.url", "embedded"),
+        ("kind: sqlite", "store.kind", "postgres"),
+    ],
+)
+def test_faults_of_a_store(tmp_path: Path, store: str, path: str, said: str) -> None:
+    told = faults(tmp_path, f"store: {{{store}}}")
+    assert said in told[path]
+    assert "hush" not in str(told)
+
+
+def test_a_url_file_must_exist(tmp_path: Path) -> None:
+    config = loaded(tmp_path, "store: {kind: postgres, url_file: /nowhere/url}")
+    assert [fault.path for fault in check_files(config)] == ["store.url_file"]
