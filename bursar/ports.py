@@ -165,14 +165,16 @@ class EventSplitter(Protocol):
 
 
 class KeyWrapper(Protocol):
-    """Wraps data keys with a key-encryption key that never leaves it."""
+    """Wraps data keys with a key-encryption key that never leaves it; that key may lie in another house."""
 
     id: str  # names the key-encryption key in the ring, e.g. "keyfile:3f2a..."
 
-    def wrap(self, data_key: bytes, context: bytes) -> bytes: ...
+    async def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        """Raises WrapperError (bursar.secrets.sealing) when it cannot."""
+        ...
 
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """Raises WrapperError (bursar.secrets.sealing) when the key or the context is wrong."""
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """Raises WrapperError when the key or the context is wrong, or the key's service is away or refuses."""
         ...
 
 
@@ -200,6 +202,10 @@ class SecretStore(Protocol):
 
     async def tag(self, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry:
         """Set tags, None removes one."""
+        ...
+
+    async def tag_many(self, changes: Mapping[str, Mapping[str, str | None]]) -> list[SecretEntry]:
+        """`tag` for several entries: all of them or none, where the store can promise that."""
         ...
 
     async def set_disabled(self, secret_id: str, disabled: bool) -> SecretEntry: ...

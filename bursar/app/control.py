@@ -17,8 +17,8 @@ from bursar import __version__
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.logs import set_up_logs
 from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
+from bursar.app.vault import Vault, open_vault
 from bursar.app.vigil import Vigil
-from bursar.app.wrapping import choose_wrapper
 from bursar.control.audit import AuditLog
 from bursar.control.audit_notary import Signer
 from bursar.control.audit_tail import AuditTail
@@ -46,13 +46,11 @@ from bursar.core.directory import ProviderKey, Snapshot
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
 from bursar.core.telemetry import MetricsDelta
-from bursar.core.tokens import PEPPER_BYTES, mint
 from bursar.faces.admin import build_admin
 from bursar.faces.admin_calls import Services
 from bursar.faces.admin_door import LOOPBACK_NAMES, Door
 from bursar.faces.metrics import build_metrics
 from bursar.link.control_end import ControlEnd
-from bursar.secrets.embedded import EmbeddedStore
 from bursar.secrets.sealing import SealError
 from bursar.stores.audit_db import AuditDb
 from bursar.stores.audit_file import AuditFile
@@ -71,29 +69,19 @@ class Closes(Protocol):
 class Control:
     """Everything of the control process, built once inside its running loop."""
 
-    def __init__(self, spec: NodeSpec, env: dict[str, str]) -> None:
+    def __init__(self, spec: NodeSpec, env: dict[str, str], vault: Vault) -> None:
         self._spec, self._env = spec, env
         self._folder = Path(spec.data)
         self._clock, self._entropy = SystemClock(), SystemEntropy()
         self._started_ns = self._clock.now()
         self._emulated = False
-        self._build_secrets()
+        self._store, self._pepper, self._admin_token, self._audit_seed = vault
         self._build_audit()
         self._build_directory()
         self._board = MetricsBoard()
         self._ledger = LedgerView(self._folder / "journal", self._folder / "ledger.db", self._clock)
         self._link = ControlEnd(self)
         self._directory.subscribe(self._link.publish)
-
-    def _build_secrets(self) -> None:
-        database = self._folder / "secrets.db"
-        wrapper = choose_wrapper(self._spec.config, self._folder, database, self._env, self._entropy)
-        self._store = EmbeddedStore(database, [wrapper], self._clock, self._entropy)
-        random = self._entropy.token_bytes
-        pepper = self._store.internal("pepper", lambda: Secret(random(PEPPER_BYTES).hex()))
-        self._pepper = bytes.fromhex(pepper.reveal())
-        self._admin_token = self._store.internal("admin-token", lambda: mint(self._entropy, "admin")[1])
-        self._audit_seed = self._store.internal("audit-signing-key", lambda: Secret(random(32).hex()))
 
     def _build_audit(self) -> None:
         settings = self._spec.config.audit
@@ -274,7 +262,8 @@ def _log_projection_fault(fault: ProjectionFault) -> None:
 
 
 async def _serve(spec: NodeSpec, env: dict[str, str]) -> None:
-    await Control(spec, env).run()
+    vault = await open_vault(spec.config, Path(spec.data), env, SystemClock(), SystemEntropy())
+    await Control(spec, env, vault).run()
 
 
 def main() -> int:

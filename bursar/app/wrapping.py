@@ -7,7 +7,7 @@ from bursar.app.places import keyfile_path
 from bursar.config import Config
 from bursar.core.secret import Secret
 from bursar.ports import Entropy, KeyWrapper
-from bursar.secrets.embedded import sealed_under
+from bursar.secrets.sealed_file import sealed_under
 from bursar.secrets.sealing import WrapperError
 from bursar.secrets.wrap import keyfile, passphrase
 

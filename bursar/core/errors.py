@@ -117,6 +117,8 @@ RULES: dict[str, Rule] = {
     "wrapper_lost": Rule(503, "server_error", "api_error", False, "The key that wraps this secret is not loaded"),
     "wrapper_wrong": Rule(503, "server_error", "api_error", False, "The wrapping key is not the one used to seal"),
     "wrapper_unsafe": Rule(503, "server_error", "api_error", False, "The wrapping key is open to others or too weak"),
+    "wrapper_unavailable": Rule(503, "server_error", "api_error", True, "The wrapping key's service cannot be reached"),
+    "wrapper_denied": Rule(503, "server_error", "api_error", False, "The wrapping key's service refuses Bursar"),
     "tags_changed": Rule(503, "server_error", "api_error", False, "The address or tags are not those sealed"),
     "tampered": Rule(503, "server_error", "api_error", False, "The sealed secret was altered"),
     "format_unknown": Rule(503, "server_error", "api_error", False, "The sealed secret has an unknown format"),

@@ -50,7 +50,11 @@ class SealError(Refusal):
 
 
 class WrapperError(SealError):
-    """A key-encryption key is missing, wrong or unsafe. Words: wrapper_lost, wrapper_wrong, wrapper_unsafe."""
+    """A key-encryption key cannot be used.
+
+    Words: wrapper_lost, wrapper_wrong, wrapper_unsafe; of one that a service keeps also wrapper_unavailable (away or
+    slow: worth another try) and wrapper_denied (it does not let us).
+    """
 
 
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -82,8 +86,8 @@ class _DataKey:
     def __repr__(self) -> str:
         return "DataKey(***)"
 
-    def wrap(self, wrapper: KeyWrapper, context: bytes) -> tuple[str, bytes]:
-        return wrapper.id, wrapper.wrap(self._raw, context)
+    async def wrap(self, wrapper: KeyWrapper, context: bytes) -> tuple[str, bytes]:
+        return wrapper.id, await wrapper.wrap(self._raw, context)
 
     def derive(self, use: bytes) -> bytes:
         return HKDF(SHA256(), 32, salt=None, info=b"bursar seal 1 " + use).derive(self._raw)
@@ -106,7 +110,7 @@ def wrap_context(secret_id: str, version: int) -> bytes:
     return b"bursar seal\0" + bytes([FORMAT]) + len(raw).to_bytes(2) + raw + version.to_bytes(8)
 
 
-def seal(
+async def seal(
     secret_id: str, version: int, tag_digest: bytes, value: Secret, wrappers: Sequence[KeyWrapper], entropy: Entropy
 ) -> bytes:
     """The sealed form of a value under a fresh data key, openable by each of `wrappers`.
@@ -118,13 +122,15 @@ def seal(
     nonce = entropy.token_bytes(12)
     aad = associated_data(secret_id, version, tag_digest)
     ciphertext = _encrypt(data_key, nonce, value, aad)
-    wrapped = _wrap_all(data_key, wrappers, wrap_context(secret_id, version))
+    wrapped = await _wrap_all(data_key, wrappers, wrap_context(secret_id, version))
     return _framed(
         _Sealed(secret_id, version, tag_digest, data_key.derive(b"commit"), nonce, wrapped, ciphertext), data_key
     )
 
 
-def open_sealed(blob: bytes, secret_id: str, version: int, tag_digest: bytes, wrappers: Sequence[KeyWrapper]) -> Secret:
+async def open_sealed(
+    blob: bytes, secret_id: str, version: int, tag_digest: bytes, wrappers: Sequence[KeyWrapper]
+) -> Secret:
     """The value, if `blob` was sealed for just this entry, version and tags. Raises SealError otherwise."""
     sealed = _parse(blob)
     if (sealed.secret_id, sealed.version) != (secret_id, version):
@@ -133,21 +139,21 @@ def open_sealed(blob: bytes, secret_id: str, version: int, tag_digest: bytes, wr
         raise SealError(
             "tags_changed", "Address or tags were changed past Bursar", _RESTORE, facts={"secret": secret_id}
         )
-    data_key = _unlock(blob, sealed, wrappers)
+    data_key = await _unlock(blob, sealed, wrappers)
     value = _decrypt(data_key, sealed.nonce, sealed.ciphertext, associated_data(secret_id, version, tag_digest))
     if value is None:
         raise _altered(secret_id)
     return value
 
 
-def rewrap(blob: bytes, opening: Sequence[KeyWrapper], sealing: Sequence[KeyWrapper]) -> bytes:
+async def rewrap(blob: bytes, opening: Sequence[KeyWrapper], sealing: Sequence[KeyWrapper]) -> bytes:
     """The same ciphertext under other key-encryption keys: `opening` unwraps the data key, `sealing` wrap it anew.
 
     The value is not decrypted. Raises SealError when the blob does not unlock, ValueError for no or too many wrappers.
     """
     sealed = _parse(blob)
-    data_key = _unlock(blob, sealed, opening)
-    wrapped = _wrap_all(data_key, sealing, wrap_context(sealed.secret_id, sealed.version))
+    data_key = await _unlock(blob, sealed, opening)
+    wrapped = await _wrap_all(data_key, sealing, wrap_context(sealed.secret_id, sealed.version))
     return _framed(msgspec.structs.replace(sealed, wrapped=wrapped), data_key)
 
 
@@ -175,10 +181,10 @@ def _decrypt(data_key: _DataKey, nonce: bytes, ciphertext: bytes, aad: bytes) ->
         return None
 
 
-def _wrap_all(data_key: _DataKey, wrappers: Sequence[KeyWrapper], context: bytes) -> list[tuple[str, bytes]]:
+async def _wrap_all(data_key: _DataKey, wrappers: Sequence[KeyWrapper], context: bytes) -> list[tuple[str, bytes]]:
     if not 1 <= len({wrapper.id for wrapper in wrappers}) == len(wrappers) <= MAX_WRAPPERS:
         raise ValueError(f"a secret is sealed under 1 to {MAX_WRAPPERS} different wrappers")
-    return [data_key.wrap(wrapper, context) for wrapper in wrappers]
+    return [await data_key.wrap(wrapper, context) for wrapper in wrappers]
 
 
 def _framed(sealed: _Sealed, data_key: _DataKey) -> bytes:
@@ -199,9 +205,9 @@ def _parse(blob: bytes) -> _Sealed:
         raise SealError("tampered", "The sealed secret cannot be read", _RESTORE) from None
 
 
-def _unlock(blob: bytes, sealed: _Sealed, wrappers: Sequence[KeyWrapper]) -> _DataKey:
+async def _unlock(blob: bytes, sealed: _Sealed, wrappers: Sequence[KeyWrapper]) -> _DataKey:
     """The data key, proven to be the one committed to and every byte of the blob proven to be as sealed."""
-    data_key = _unwrap(sealed, {wrapper.id: wrapper for wrapper in wrappers})
+    data_key = await _unwrap(sealed, {wrapper.id: wrapper for wrapper in wrappers})
     if not hmac.compare_digest(data_key.derive(b"commit"), sealed.commitment):
         raise _altered(sealed.secret_id)
     if not hmac.compare_digest(data_key.mac(blob[:-_MAC]), blob[-_MAC:]):
@@ -209,7 +215,7 @@ def _unlock(blob: bytes, sealed: _Sealed, wrappers: Sequence[KeyWrapper]) -> _Da
     return data_key
 
 
-def _unwrap(sealed: _Sealed, ring: dict[str, KeyWrapper]) -> _DataKey:
+async def _unwrap(sealed: _Sealed, ring: dict[str, KeyWrapper]) -> _DataKey:
     """Tries the wrappers in hand in the blob's order: when one is spoiled or away, the recovery wrapper serves."""
     fault = WrapperError(
         "wrapper_lost",
@@ -221,7 +227,7 @@ def _unwrap(sealed: _Sealed, ring: dict[str, KeyWrapper]) -> _DataKey:
     for wrapper_id, wrapped in sealed.wrapped:
         if wrapper_id in ring:
             try:
-                return _DataKey(ring[wrapper_id].unwrap(wrapped, context))
+                return _DataKey(await ring[wrapper_id].unwrap(wrapped, context))
             except WrapperError as error:
                 fault = error
     raise fault

@@ -12,6 +12,7 @@ from bursar.core.secret import Secret
 from bursar.secrets.embedded import EmbeddedStore
 from bursar.secrets.wrap.keyfile import create
 from tests.control.tenants import ACTOR, SeededEntropy, Tenants
+from tests.secrets.driving import at_once
 
 ADDRESS = "openai/*/api_key/prod/*"
 VALUE = Secret("sk-proj-canary-0123456789")
@@ -21,9 +22,8 @@ class Vault(Tenants):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         entropy = SeededEntropy()
-        self.secrets = EmbeddedStore(
-            folder / "secrets.db", [create(folder / "wrapping.key", entropy)], self.clock, entropy
-        )
+        wrappers = [create(folder / "wrapping.key", entropy)]
+        self.secrets = at_once(EmbeddedStore.open(folder / "secrets.db", wrappers, self.clock, entropy))
         self.provider_keys = ProviderKeys(self.directory, self.secrets, self.audit, ("openai", "anthropic"))
 
     def in_directory(self) -> dict[str, tuple[int, str, bool]]:

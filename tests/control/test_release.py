@@ -17,6 +17,7 @@ from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
 from bursar.secrets.embedded import EmbeddedStore
 from bursar.secrets.wrap.local import LocalWrapper
+from tests.secrets.driving import at_once
 
 Desk = Any  # tests/control/conftest.py
 ADDRESS = "openai/*/api/prod/alpha"
@@ -56,7 +57,7 @@ def records(path: Path) -> list[Record]:
 @pytest.fixture
 def store(desk: Desk, tmp_path: Path) -> Watched:
     wrapper = LocalWrapper("test:one", os.urandom(32), Random())
-    store = Watched(tmp_path / "secrets.db", [wrapper], desk.clock, Random())
+    store = at_once(Watched.open(tmp_path / "secrets.db", [wrapper], desk.clock, Random()))
     store.file, store.opened = desk.file, []
     return store
 

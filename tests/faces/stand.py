@@ -105,7 +105,7 @@ class Stand:
         self._loop.close()
 
     async def _serve(self) -> None:
-        self._build()
+        await self._build()
         config = uvicorn.Config(self.application, log_config=None, access_log=False, lifespan="off")
         self.server = uvicorn.Server(config)
         self.server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -117,13 +117,12 @@ class Stand:
         for part in (self.trail, self.checkpoints, self.secrets, self.store):
             part.close()
 
-    def _build(self) -> None:
+    async def _build(self) -> None:
         entropy = SeededEntropy()
         self.token = mint(entropy, "admin")[1]
         (self.folder / "admin.token").write_text(self.token.reveal() + "\n")
-        self.secrets = EmbeddedStore(
-            self.folder / "secrets.db", [create_keyfile(self.folder / "wrapping.key", entropy)], self.clock, entropy
-        )
+        wrappers = [create_keyfile(self.folder / "wrapping.key", entropy)]
+        self.secrets = await EmbeddedStore.open(self.folder / "secrets.db", wrappers, self.clock, entropy)
         self.trail = AuditDb(self.folder / "audit.db")
         self.checkpoints = AuditFile(self.folder / "audit-checkpoints.jsonl")
         self.audit = AuditLog(self.trail, [], self.checkpoints, Signer(Secret("11" * 32)), self.clock)

@@ -14,8 +14,10 @@ from bursar.core.errors import RULES, Refusal
 from bursar.core.provider_keys import provider_key_of
 from bursar.core.secret import Secret
 from bursar.ports import Clock, Entropy, KeyWrapper, SecretStore
-from bursar.secrets.embedded import EmbeddedStore, sealed_under
+from bursar.secrets.embedded import EmbeddedStore
+from bursar.secrets.sealed_file import sealed_under
 from bursar.secrets.wrap.local import LocalWrapper
+from tests.secrets.driving import at_once
 
 ALPHA = "openai/*/api/prod/alpha"
 BETA = "openai/*/api/prod/beta"
@@ -37,7 +39,7 @@ def path(folder: Path) -> Path:
 @pytest.fixture
 def opened(path: Path, wrapper: KeyWrapper, clock: Clock, entropy: Entropy) -> Opener:
     def open_it(*wrappers: KeyWrapper, at: Path = path, opening: tuple[KeyWrapper, ...] = ()) -> EmbeddedStore:
-        return EmbeddedStore(at, wrappers or (wrapper,), clock, entropy, opening)
+        return at_once(EmbeddedStore.open(at, wrappers or (wrapper,), clock, entropy, opening))
 
     return open_it
 
@@ -281,11 +283,11 @@ async def test_rewrap_moves_everything_and_may_be_stopped_between(
     class DiesAt(LocalWrapper):
         left = 2
 
-        def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        async def wrap(self, data_key: bytes, context: bytes) -> bytes:
             if not self.left:
                 raise KeyboardInterrupt
             self.left -= 1
-            return super().wrap(data_key, context)
+            return await super().wrap(data_key, context)
 
     dying = DiesAt.__new__(DiesAt)
     dying.__dict__.update(recovery.__dict__)
@@ -295,8 +297,9 @@ async def test_rewrap_moves_everything_and_may_be_stopped_between(
     half.close()
 
     both = opened(recovery, opening=(wrapper,))
-    assert await both.rewrap() == 1
-    assert await both.rewrap() == 0
+    assert await both.under() == {(recovery.id,): 2, (wrapper.id,): 1}
+    assert await both.rewrap() == (1, 0)
+    assert await both.rewrap() == (0, 0)
     both.close()
     after = opened(recovery)
     assert await after.get(secret_id, 1) == canary
@@ -309,7 +312,8 @@ async def test_a_second_recovery_wrapper_opens_alone(
     secret_id, _ = await store.put(ALPHA, canary, TAGS)
     store.close()
     two = opened(wrapper, recovery)
-    assert await two.rewrap() == 2
+    assert await two.rewrap(limit=1) == (1, 1)
+    assert await two.rewrap(limit=1) == (1, 0)
     two.close()
     assert await opened(recovery).get(secret_id) == canary
 
@@ -318,21 +322,21 @@ async def test_a_second_recovery_wrapper_opens_alone(
 
 
 def test_an_internal_secret_is_made_once(store: EmbeddedStore, opened: Opener, entropy: Entropy) -> None:
-    made = store.internal("digest-pepper", lambda: Secret(entropy.token_bytes(32).hex()))
-    assert store.internal("digest-pepper", lambda: pytest.fail("made twice")) == made
+    made = at_once(store.internal("digest-pepper", lambda: Secret(entropy.token_bytes(32).hex())))
+    assert at_once(store.internal("digest-pepper", lambda: pytest.fail("made twice"))) == made
     store.close()
     again = opened()
-    assert again.internal("digest-pepper", lambda: pytest.fail("made twice")) == made
-    again.set_internal("digest-pepper", Secret("new"))
-    assert again.internal("digest-pepper", lambda: pytest.fail("made twice")) == Secret("new")
+    assert at_once(again.internal("digest-pepper", lambda: pytest.fail("made twice"))) == made
+    at_once(again.set_internal("digest-pepper", Secret("new")))
+    assert at_once(again.internal("digest-pepper", lambda: pytest.fail("made twice"))) == Secret("new")
 
 
 def test_internal_secrets_cannot_trade_places(store: EmbeddedStore, path: Path) -> None:
-    store.internal("one", lambda: Secret("first"))
-    store.internal("two", lambda: Secret("second"))
+    at_once(store.internal("one", lambda: Secret("first")))
+    at_once(store.internal("two", lambda: Secret("second")))
     edit(path, "UPDATE internal SET sealed = (SELECT sealed FROM internal WHERE name = 'one') WHERE name = 'two'")
     with pytest.raises(Refusal) as refused:
-        store.internal("two", lambda: pytest.fail("made twice"))
+        at_once(store.internal("two", lambda: pytest.fail("made twice")))
     assert refused.value.word == "tampered"
 
 

@@ -18,6 +18,7 @@ from bursar.ports import Entropy, KeyWrapper
 from bursar.secrets import sealing
 from bursar.secrets.sealing import SealError, WrapperError, open_sealed, rewrap, seal, wrapper_ids
 from bursar.secrets.wrap.local import LocalWrapper
+from tests.secrets.driving import at_once
 
 TAGS = tag_digest("openai/*/api/prod/alpha", {"billing_owner": "ann"})
 
@@ -32,19 +33,21 @@ RING = (LocalWrapper("test:ring", os.urandom(32), Random()),)
 
 def word_of(blob: bytes, *wrappers: KeyWrapper, secret_id: str = "sec_a", version: int = 1, tags: bytes = TAGS) -> str:
     with pytest.raises(SealError) as refused:
-        open_sealed(blob, secret_id, version, tags, wrappers)
+        at_once(open_sealed(blob, secret_id, version, tags, wrappers))
     return refused.value.word
 
 
 @given(st.text(max_size=200), st.text(min_size=1, max_size=40), st.integers(0, 2**62))
 def test_what_is_sealed_opens_again(value: str, secret_id: str, version: int) -> None:
-    blob = seal(secret_id, version, TAGS, Secret(value), RING, Random())
-    assert open_sealed(blob, secret_id, version, TAGS, RING).reveal() == value
+    blob = at_once(seal(secret_id, version, TAGS, Secret(value), RING, Random()))
+    assert at_once(open_sealed(blob, secret_id, version, TAGS, RING)).reveal() == value
     assert len(value.encode()) < 8 or value.encode() not in blob.replace(secret_id.encode(), b"")
 
 
 def test_two_seals_of_one_value_share_nothing(wrapper: KeyWrapper, canary: Secret, entropy: Entropy) -> None:
-    one, two = (msgspec.msgpack.decode(seal("sec_a", 1, TAGS, canary, [wrapper], entropy)[5:-32]) for _ in "12")
+    one, two = (
+        msgspec.msgpack.decode(at_once(seal("sec_a", 1, TAGS, canary, [wrapper], entropy))[5:-32]) for _ in "12"
+    )
     assert one[:3] == two[:3]
     assert all(left != right for left, right in zip(one[3:], two[3:], strict=True))
 
@@ -53,7 +56,7 @@ def test_every_flipped_bit_is_refused(
     wrapper: KeyWrapper, recovery: KeyWrapper, canary: Secret, entropy: Entropy
 ) -> None:
     """Each byte, the recovery wrapper's entry included, which this opening does not even need."""
-    blob = seal("sec_a", 1, TAGS, canary, [wrapper, recovery], entropy)
+    blob = at_once(seal("sec_a", 1, TAGS, canary, [wrapper, recovery], entropy))
     words = set()
     for at in range(len(blob)):
         for bit in (0x01, 0x80):
@@ -63,7 +66,7 @@ def test_every_flipped_bit_is_refused(
 
 
 def test_every_cut_and_every_addition_is_refused(wrapper: KeyWrapper, canary: Secret, entropy: Entropy) -> None:
-    blob = seal("sec_a", 1, TAGS, canary, [wrapper], entropy)
+    blob = at_once(seal("sec_a", 1, TAGS, canary, [wrapper], entropy))
     for length in range(len(blob)):
         assert word_of(blob[:length], wrapper) in {"tampered", "format_unknown"}
     assert word_of(blob + b"\0", wrapper) == "tampered"
@@ -77,12 +80,12 @@ def test_any_bytes_are_read_without_a_fault(noise: bytes) -> None:
 
 
 def test_a_later_format_is_named(wrapper: KeyWrapper, canary: Secret, entropy: Entropy) -> None:
-    blob = seal("sec_a", 1, TAGS, canary, [wrapper], entropy)
+    blob = at_once(seal("sec_a", 1, TAGS, canary, [wrapper], entropy))
     assert word_of(blob[:4] + b"\x02" + blob[5:], wrapper) == "format_unknown"
 
 
 def test_a_loose_encoding_of_the_same_fields_is_refused(wrapper: KeyWrapper, canary: Secret, entropy: Entropy) -> None:
-    blob = seal("sec_a", 1, TAGS, canary, [wrapper], entropy)
+    blob = at_once(seal("sec_a", 1, TAGS, canary, [wrapper], entropy))
     assert blob[5] == 0x97  # msgpack array of 7
     loose = blob[:5] + b"\xdc\x00\x07" + blob[6:]  # the same array with a 16-bit length
     assert word_of(loose, wrapper) == "tampered"
@@ -91,7 +94,7 @@ def test_a_loose_encoding_of_the_same_fields_is_refused(wrapper: KeyWrapper, can
 def test_it_opens_for_its_own_entry_version_and_tags_only(
     wrapper: KeyWrapper, canary: Secret, entropy: Entropy
 ) -> None:
-    blob = seal("sec_a", 1, TAGS, canary, [wrapper], entropy)
+    blob = at_once(seal("sec_a", 1, TAGS, canary, [wrapper], entropy))
     assert word_of(blob, wrapper, secret_id="sec_b") == "tampered"
     assert word_of(blob, wrapper, version=2) == "tampered"
     assert (
@@ -102,13 +105,13 @@ def test_it_opens_for_its_own_entry_version_and_tags_only(
 
 def test_a_header_rewritten_to_fit_is_still_refused(wrapper: KeyWrapper, canary: Secret, entropy: Entropy) -> None:
     """Somebody who can write the database changes the tags and the digest inside the blob as well."""
-    blob = seal("sec_a", 1, TAGS, canary, [wrapper], entropy)
+    blob = at_once(seal("sec_a", 1, TAGS, canary, [wrapper], entropy))
     other = tag_digest("openai/*/api/prod/alpha", {"billing_owner": "bob"})
     assert word_of(blob.replace(TAGS, other), wrapper, tags=other) == "tampered"
 
 
 def test_a_lost_and_a_wrong_wrapper_have_their_words(wrapper: KeyWrapper, canary: Secret, entropy: Entropy) -> None:
-    blob = seal("sec_a", 1, TAGS, canary, [wrapper], entropy)
+    blob = at_once(seal("sec_a", 1, TAGS, canary, [wrapper], entropy))
     assert word_of(blob) == "wrapper_lost"
     assert word_of(blob, LocalWrapper("test:other", os.urandom(32), entropy)) == "wrapper_lost"
     assert word_of(blob, LocalWrapper(wrapper.id, os.urandom(32), entropy)) == "wrapper_wrong"
@@ -117,37 +120,37 @@ def test_a_lost_and_a_wrong_wrapper_have_their_words(wrapper: KeyWrapper, canary
 def test_the_recovery_wrapper_serves_alone(
     wrapper: KeyWrapper, recovery: KeyWrapper, canary: Secret, entropy: Entropy
 ) -> None:
-    blob = seal("sec_a", 1, TAGS, canary, [wrapper, recovery], entropy)
+    blob = at_once(seal("sec_a", 1, TAGS, canary, [wrapper, recovery], entropy))
     assert wrapper_ids(blob) == ("test:one", "test:recovery")
-    assert open_sealed(blob, "sec_a", 1, TAGS, [recovery]) == canary
+    assert at_once(open_sealed(blob, "sec_a", 1, TAGS, [recovery])) == canary
     stranger = LocalWrapper(wrapper.id, os.urandom(32), entropy)
-    assert open_sealed(blob, "sec_a", 1, TAGS, [stranger, recovery]) == canary
+    assert at_once(open_sealed(blob, "sec_a", 1, TAGS, [stranger, recovery])) == canary
 
 
 def test_rewrap_changes_wrappers_and_nothing_else(
     wrapper: KeyWrapper, recovery: KeyWrapper, canary: Secret, entropy: Entropy
 ) -> None:
-    blob = seal("sec_a", 1, TAGS, canary, [wrapper], entropy)
-    moved = rewrap(blob, [wrapper], [recovery])
+    blob = at_once(seal("sec_a", 1, TAGS, canary, [wrapper], entropy))
+    moved = at_once(rewrap(blob, [wrapper], [recovery]))
     before, after = (msgspec.msgpack.decode(each[5:-32]) for each in (blob, moved))
     assert before[:5] + before[6:] == after[:5] + after[6:]
-    assert open_sealed(moved, "sec_a", 1, TAGS, [recovery]) == canary
+    assert at_once(open_sealed(moved, "sec_a", 1, TAGS, [recovery])) == canary
     assert word_of(moved, wrapper) == "wrapper_lost"
     spoiled = blob[:-40] + bytes([blob[-40] ^ 1]) + blob[-39:]
     with pytest.raises(SealError, match="altered"):
-        rewrap(spoiled, [wrapper], [recovery])
+        at_once(rewrap(spoiled, [wrapper], [recovery]))
 
 
 @pytest.mark.parametrize("count", [0, sealing.MAX_WRAPPERS + 1])
 def test_no_seal_without_a_wrapper_nor_with_too_many(count: int, canary: Secret, entropy: Entropy) -> None:
     ring = [LocalWrapper(f"test:{n}", os.urandom(32), entropy) for n in range(count)]
     with pytest.raises(ValueError, match="wrappers"):
-        seal("sec_a", 1, TAGS, canary, ring, entropy)
+        at_once(seal("sec_a", 1, TAGS, canary, ring, entropy))
 
 
 def test_the_same_wrapper_twice_is_a_mistake(wrapper: KeyWrapper, canary: Secret, entropy: Entropy) -> None:
     with pytest.raises(ValueError, match="different"):
-        seal("sec_a", 1, TAGS, canary, [wrapper, wrapper], entropy)
+        at_once(seal("sec_a", 1, TAGS, canary, [wrapper, wrapper], entropy))
 
 
 FIRST_RELEASE = bytes.fromhex(
@@ -164,7 +167,7 @@ def test_what_the_first_release_sealed_opens_for_ever(entropy: Entropy) -> None:
     """The format is final: if this fails, every stored provider key in the world is lost."""
     wrapper = LocalWrapper("test:fixed", bytes(range(32)), entropy)
     tags = tag_digest("openai/*/api/prod/alpha", {"purpose": "inference", "billing_owner": "ann"})
-    value = open_sealed(FIRST_RELEASE, "sec_a", 1, tags, [wrapper])
+    value = at_once(open_sealed(FIRST_RELEASE, "sec_a", 1, tags, [wrapper]))
     assert value.reveal() == "a value sealed by the first release"
 
 
@@ -233,14 +236,14 @@ def test_a_ciphertext_that_opens_under_two_keys_is_refused_by_its_commitment(
     assert plain[0] != plain[1]  # GCM accepts both: this is what the commitment is for
 
     context = sealing.wrap_context("sec_a", 1)
-    wrapped = [(w.id, w.wrap(key, context)) for w, key in zip((wrapper, recovery), keys, strict=True)]
+    wrapped = [(w.id, at_once(w.wrap(key, context))) for w, key in zip((wrapper, recovery), keys, strict=True)]
     fields = ["sec_a", 1, TAGS, derive(keys[0], b"commit"), nonce, wrapped, ciphertext]
     covered = b"BSRS\x01" + msgspec.msgpack.encode(fields)
     for key in keys:
         forged = covered + hmac.digest(derive(key, b"header"), covered, "sha256")
         assert word_of(forged, recovery) == "tampered"
         with pytest.raises(SealError):
-            rewrap(forged, [recovery], [recovery])
+            at_once(rewrap(forged, [recovery], [recovery]))
 
 
 # ---- canaries --------------------------------------------------------------------------------------------------------
@@ -249,11 +252,11 @@ def test_a_ciphertext_that_opens_under_two_keys_is_refused_by_its_commitment(
 class Failing:
     id = "test:failing"
 
-    def wrap(self, data_key: bytes, context: bytes) -> bytes:
+    async def wrap(self, data_key: bytes, context: bytes) -> bytes:
         del data_key
         raise WrapperError("wrapper_lost", "The key service is away")
 
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         raise WrapperError("wrapper_lost", "The key service is away")
 
 
@@ -272,15 +275,15 @@ def test_no_failure_shows_the_value_or_the_data_key(
     wrapper: KeyWrapper, canary: Secret, shown: Callable[[BaseException], str]
 ) -> None:
     known = Recorded()
-    blob = seal("sec_a", 1, TAGS, canary, [wrapper], known)
+    blob = at_once(seal("sec_a", 1, TAGS, canary, [wrapper], known))
     attempts = [
-        lambda: open_sealed(blob[:-1] + b"\0", "sec_a", 1, TAGS, [wrapper]),
-        lambda: open_sealed(blob[:-60] + bytes(60), "sec_a", 1, TAGS, [wrapper]),
-        lambda: open_sealed(blob, "sec_a", 2, TAGS, [wrapper]),
-        lambda: open_sealed(blob, "sec_a", 1, TAGS, [LocalWrapper(wrapper.id, os.urandom(32), known)]),
-        lambda: rewrap(blob, [wrapper], [Failing()]),
-        lambda: seal("sec_a", 1, TAGS, canary, [Failing()], known),
-        lambda: seal("sec_a", 1, TAGS, canary, [], known),
+        lambda: at_once(open_sealed(blob[:-1] + b"\0", "sec_a", 1, TAGS, [wrapper])),
+        lambda: at_once(open_sealed(blob[:-60] + bytes(60), "sec_a", 1, TAGS, [wrapper])),
+        lambda: at_once(open_sealed(blob, "sec_a", 2, TAGS, [wrapper])),
+        lambda: at_once(open_sealed(blob, "sec_a", 1, TAGS, [LocalWrapper(wrapper.id, os.urandom(32), known)])),
+        lambda: at_once(rewrap(blob, [wrapper], [Failing()])),
+        lambda: at_once(seal("sec_a", 1, TAGS, canary, [Failing()], known)),
+        lambda: at_once(seal("sec_a", 1, TAGS, canary, [], known)),
     ]
     for attempt in attempts:
         with pytest.raises((SealError, ValueError)) as refused:
@@ -295,4 +298,7 @@ def test_no_failure_shows_the_value_or_the_data_key(
 
 def test_a_value_that_utf8_cannot_hold_makes_the_round_trip(wrapper: KeyWrapper, entropy: Entropy) -> None:
     odd = Secret("odd-\udc80-value")
-    assert open_sealed(seal("sec_a", 1, TAGS, odd, [wrapper], entropy), "sec_a", 1, TAGS, [wrapper]) == odd
+    assert (
+        at_once(open_sealed(at_once(seal("sec_a", 1, TAGS, odd, [wrapper], entropy)), "sec_a", 1, TAGS, [wrapper]))
+        == odd
+    )

@@ -16,6 +16,7 @@ from bursar.ports import Entropy
 from bursar.secrets.sealing import WrapperError
 from bursar.secrets.wrap import keyfile, passphrase
 from bursar.secrets.wrap.local import LocalWrapper
+from tests.secrets.driving import at_once
 
 CONTEXT = b"context"
 PHRASE = Secret("correct horse battery staple")
@@ -29,8 +30,8 @@ def refused_word(path: Path, entropy: Entropy) -> str:
 
 def test_a_created_key_file_loads_as_the_same_key(folder: Path, entropy: Entropy) -> None:
     made = keyfile.create(folder / "key", entropy)
-    wrapped = made.wrap(b"k" * 32, CONTEXT)
-    assert keyfile.load(folder / "key", entropy).unwrap(wrapped, CONTEXT) == b"k" * 32
+    wrapped = at_once(made.wrap(b"k" * 32, CONTEXT))
+    assert at_once(keyfile.load(folder / "key", entropy).unwrap(wrapped, CONTEXT)) == b"k" * 32
     assert stat.S_IMODE((folder / "key").stat().st_mode) == 0o600
     assert re.fullmatch(r"keyfile:[0-9a-f]{16}", made.id)
 
@@ -122,7 +123,7 @@ def test_any_content_is_read_without_a_fault(folder: Path, entropy: Entropy, noi
 def test_a_wrapped_key_is_bound_to_wrapper_and_context(entropy: Entropy) -> None:
     key = os.urandom(32)
     wrapper = LocalWrapper("test:one", key, entropy)
-    wrapped = wrapper.wrap(b"k" * 32, CONTEXT)
+    wrapped = at_once(wrapper.wrap(b"k" * 32, CONTEXT))
     renamed = LocalWrapper("test:two", key, entropy)
     spoiled = wrapped[:-1] + bytes([wrapped[-1] ^ 1])
     cases = [
@@ -133,7 +134,7 @@ def test_a_wrapped_key_is_bound_to_wrapper_and_context(entropy: Entropy) -> None
     ]
     for by, what, context in cases:
         with pytest.raises(WrapperError) as refused:
-            by.unwrap(what, context)
+            at_once(by.unwrap(what, context))
         assert refused.value.word == "wrapper_wrong"
 
 
@@ -161,9 +162,9 @@ def made() -> passphrase.PassphraseWrapper:
 
 
 def test_the_passphrase_and_the_id_are_all_it_takes(made: passphrase.PassphraseWrapper, entropy: Entropy) -> None:
-    wrapped = made.wrap(b"k" * 32, CONTEXT)
+    wrapped = at_once(made.wrap(b"k" * 32, CONTEXT))
     again = passphrase.unlock(PHRASE, made.id, entropy)
-    assert again.unwrap(wrapped, CONTEXT) == b"k" * 32
+    assert at_once(again.unwrap(wrapped, CONTEXT)) == b"k" * 32
     assert made.id.startswith("passphrase:argon2id.m65536.t3.p4.")
 
 

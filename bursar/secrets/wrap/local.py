@@ -28,11 +28,11 @@ class LocalWrapper:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id})"
 
-    def wrap(self, data_key: bytes, context: bytes) -> bytes:
+    async def wrap(self, data_key: bytes, context: bytes) -> bytes:
         nonce = self._entropy.token_bytes(_NONCE)
         return nonce + self._cipher.encrypt(nonce, data_key, self._aad(context))
 
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+    async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """Raises WrapperError(wrapper_wrong) for another key, another context or a spoiled byte."""
         if len(wrapped) == _WRAPPED:
             try:
