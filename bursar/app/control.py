@@ -19,6 +19,7 @@ from bursar.app.logs import set_up_logs
 from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
 from bursar.app.vault import Vault, open_vault
 from bursar.app.vigil import Vigil
+from bursar.control.admins import Admins
 from bursar.control.audit import AuditLog
 from bursar.control.audit_notary import Signer
 from bursar.control.audit_tail import AuditTail
@@ -97,6 +98,7 @@ class Control:
         self._directory_db = DirectoryDb(self._folder / "directory.db")
         self._directory = Directory(self._directory_db, self._audit, self._clock)
         providers = list(self._spec.config.providers)
+        self.admins = Admins(self._directory, self._entropy, self._pepper)
         self.owners, self.teams = Owners(self._directory), Teams(self._directory)
         self.keys = Keys(self._directory, self._entropy, self._pepper)
         self.budgets = Budgets(self._directory)
@@ -190,9 +192,10 @@ class Control:
     def _admin_server(self) -> uvicorn.Server:
         listen = self._spec.config.listen.admin
         hosts = None if listen.host not in ("127.0.0.1", "::1", "localhost") else {*LOOPBACK_NAMES, *listen.hosts}
-        door = Door(self._admin_token, self._clock, hosts, tell=self._tell_of_guesses)
+        door = Door(self._admin_token, self._clock, hosts, recognise=self.admins.recognise, tell=self._tell_of_guesses)
         services = Services(
             directory=self._directory,
+            admins=self.admins,
             owners=self.owners,
             teams=self.teams,
             keys=self.keys,

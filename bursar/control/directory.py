@@ -15,6 +15,7 @@ from bursar.control.unbroken import Unbroken
 from bursar.core.audit import Outcome
 from bursar.core.directory import (
     KINDS,
+    Admin,
     BudgetDef,
     Delta,
     Entity,
@@ -25,13 +26,14 @@ from bursar.core.directory import (
     Snapshot,
     Team,
     VirtualKey,
+    for_gateways,
     id_of,
     kind_of,
 )
 from bursar.core.errors import Refusal
 from bursar.ports import Clock
 
-E = TypeVar("E", Owner, Team, VirtualKey, BudgetDef, ProviderKey, PriceOverride)
+E = TypeVar("E", Owner, Team, VirtualKey, BudgetDef, ProviderKey, PriceOverride, Admin)
 Facts = Mapping[str, str | int]
 
 
@@ -99,6 +101,7 @@ class Book:
             budgets=self.all(BudgetDef),
             provider_keys=self.all(ProviderKey),
             prices=self.all(PriceOverride),
+            admins=self.all(Admin),
         )
 
     def differs(self, entity: Entity) -> bool:
@@ -121,6 +124,7 @@ LIST_COMMAND: dict[Kind, str] = {
     "budget": "bursar budgets list",
     "provider_key": "bursar secrets list",
     "price": "bursar prices show",
+    "admin": "bursar admins list",
 }
 
 
@@ -141,15 +145,14 @@ class Directory:
         return self._clock.now()
 
     def snapshot(self) -> Snapshot:
-        return self.book.snapshot()
-
-    def changes_since(self, version: int) -> list[Delta] | None:
-        return self._store.changes_since(version)
+        """As a gateway may know it."""
+        return for_gateways(self.book.snapshot())
 
     def subscribe(self, callback: Callable[[Delta], None]) -> Callable[[], None]:
         """Have `callback` called with every later change, in order, at once after its commit -> how to stop it.
 
-        It must not raise and not block: it stands between one change and the next.
+        It gets the change as a gateway may know it, and must not raise and not block: it stands between one change
+        and the next.
         """
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
@@ -175,8 +178,9 @@ class Directory:
                 await self._audit.append(actor, change.action, change.target, {"word": refusal.word}, "failed")
                 raise
             self.book.apply(delta)
+            told = for_gateways(delta)
             for tell in tuple(self._subscribers):
-                tell(delta)
+                tell(told)
 
     def _delta(self, change: Change) -> Delta | None:
         """The next version; None when nothing would differ, so that a repeated command leaves no trace."""

@@ -4,9 +4,11 @@ Plain values with stable ids, sent over `link` as one snapshot and then as versi
 instants nanoseconds since the epoch. `bursar.core.policy` compiles a key and its team into one effective policy.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
+
+from bursar.core.roles import Role
 
 Mode = Literal["off", "shadow", "enforce"]
 OverMax = Literal["clamp", "refuse"]
@@ -126,6 +128,17 @@ class ProviderKey(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
 
 
+class Admin(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody, or some program, that may enter the admin API. Control's own: no gateway is told of it."""
+
+    id: str  # the token's public id
+    name: str
+    role: Role
+    digest: bytes  # keyed, of the token's text
+    expires_at: int | None = None  # ns
+    disabled: bool = False
+
+
 class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
     """An operator's own dated price, appended, never edited. Rates are pico-USD per token."""
 
@@ -141,8 +154,8 @@ class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
     source: str = "operator"
 
 
-Kind = Literal["owner", "team", "key", "budget", "provider_key", "price"]
-Entity = Owner | Team | VirtualKey | BudgetDef | ProviderKey | PriceOverride
+Kind = Literal["owner", "team", "key", "budget", "provider_key", "price", "admin"]
+Entity = Owner | Team | VirtualKey | BudgetDef | ProviderKey | PriceOverride | Admin
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -155,6 +168,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     budgets: list[BudgetDef] = []
     provider_keys: list[ProviderKey] = []
     prices: list[PriceOverride] = []
+    admins: list[Admin] = []
 
 
 class Delta(msgspec.Struct, kw_only=True):
@@ -167,6 +181,7 @@ class Delta(msgspec.Struct, kw_only=True):
     budgets: list[BudgetDef] = []
     provider_keys: list[ProviderKey] = []
     prices: list[PriceOverride] = []
+    admins: list[Admin] = []
     gone: list[tuple[str, str]] = []
 
 
@@ -175,6 +190,7 @@ class KindRow(NamedTuple):
 
     field: str
     type: type[Entity]
+    private: bool = False  # stays in control
 
 
 KINDS: dict[Kind, KindRow] = {
@@ -184,8 +200,21 @@ KINDS: dict[Kind, KindRow] = {
     "budget": KindRow("budgets", BudgetDef),
     "provider_key": KindRow("provider_keys", ProviderKey),
     "price": KindRow("prices", PriceOverride),
+    "admin": KindRow("admins", Admin, private=True),
 }
+S = TypeVar("S", Snapshot, Delta)
 _KIND_OF: dict[type, Kind] = {row.type: kind for kind, row in KINDS.items()}
+
+
+def for_gateways(news: S) -> S:
+    """What a gateway may know of a snapshot or a delta: the same version, without what is private to control."""
+    private = {kind: row.field for kind, row in KINDS.items() if row.private}
+    if not any(getattr(news, field) for field in private.values()) and not isinstance(news, Delta):
+        return news
+    kept = msgspec.structs.replace(news, **{field: [] for field in private.values()})
+    if isinstance(kept, Delta):
+        kept.gone = [(kind, name) for kind, name in kept.gone if kind not in private]
+    return kept
 
 
 def kind_of(entity: Entity) -> Kind:

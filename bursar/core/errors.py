@@ -125,6 +125,8 @@ RULES: dict[str, Rule] = {
     # -- administration
     "admin_token_missing": Rule(401, "authentication_error", "authentication_error", False, "No admin token was given"),
     "admin_token_invalid": Rule(401, "authentication_error", "authentication_error", False, "Not the admin token"),
+    "admin_token_expired": Rule(401, "authentication_error", "authentication_error", False, "The admin token is over"),
+    "role_not_allowed": Rule(403, "permission_error", "permission_error", False, "The role may not do this"),
     "too_many_guesses": Rule(429, "rate_limit_exceeded", _RATE, True, "Too many wrong admin tokens"),
     "host_not_allowed": Rule(403, "permission_error", "permission_error", False, "The admin API has another name"),
     "invalid_input": Rule(400, _INVALID, _INVALID, False, "What was sent does not fit"),

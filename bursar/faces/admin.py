@@ -25,7 +25,8 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def build_admin(services: Services, door: Door, version: str) -> Starlette:
-    """The application. `/healthz` and `/openapi.json` are open, everything else wants the admin token."""
+    """The application. `/healthz` and `/openapi.json` are open, everything else wants an admin token whose
+    role may do it."""
     described = document(ROUTES, version)
 
     async def openapi(request: Request) -> Response:
@@ -72,11 +73,12 @@ def _endpoint(route: Route, services: Services, door: Door) -> _Endpoint:
     async def serve(request: Request) -> Response:
         door.check_host(request.headers.get("host", ""))
         peer = request.client.host if request.client else ""
-        actor = await door.admit(request.headers.get("authorization", ""), peer)
+        caller = await door.admit(request.headers.get("authorization", ""), peer)
+        caller.require(route.right)
         call = AdminCall(
             services=services,
             door=door,
-            actor=actor,
+            caller=caller,
             path=request.path_params,
             query=_read_query(route, request),
             body=await _read_body(route, request),

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bursar.control.admins import Admins
 from bursar.control.audit_tail import AuditTail
 from bursar.control.budgets import Budgets, BudgetTerms
 from bursar.control.directory import Directory
@@ -17,6 +18,7 @@ from bursar.control.status import StatusBoard
 from bursar.control.teams import TeamInput, Teams
 from bursar.control.usage import Usage
 from bursar.core.directory import BudgetDef, Owner, PriceOverride, Team, VirtualKey, id_of
+from bursar.core.roles import Caller
 from bursar.core.secret import Secret
 from bursar.core.strict import read
 from bursar.core.units import NS_PER_S
@@ -33,6 +35,7 @@ class Services:
     """The use cases behind the routes, built by the composition root."""
 
     directory: Directory
+    admins: Admins
     owners: Owners
     teams: Teams
     keys: Keys
@@ -50,20 +53,25 @@ class AdminCall:
 
     services: Services
     door: Door
-    actor: str
+    caller: Caller
     path: Mapping[str, str]
     query: Any
     body: Any
 
+    @property
+    def actor(self) -> str:
+        """The name under which the audit knows who called."""
+        return self.caller.actor
 
-def _page(rows: Sequence[T], page: shapes.Page, key: Any) -> tuple[Sequence[T], str | None]:
+
+def page_of(rows: Sequence[T], page: shapes.Page, key: Any) -> tuple[Sequence[T], str | None]:
     """The piece of an ordered list after `page.after`, and where the next one begins."""
     later = [row for row in rows if key(row) > page.after]
     piece = later[: page.limit]
     return piece, key(piece[-1]) if len(later) > len(piece) else None
 
 
-def _items(rows: Sequence[Any], following: str | None) -> dict[str, Any]:
+def items(rows: Sequence[Any], following: str | None) -> dict[str, Any]:
     return {"items": list(rows), "next": following}
 
 
@@ -79,8 +87,8 @@ def _owner_input(given: shapes.OwnerInput) -> OwnerInput:
 
 
 async def list_owners(call: AdminCall) -> object:
-    rows, following = _page(call.services.owners.all(), call.query, lambda owner: owner.id)
-    return _items([views.owner_view(owner) for owner in rows], following)
+    rows, following = page_of(call.services.owners.all(), call.query, lambda owner: owner.id)
+    return items([views.owner_view(owner) for owner in rows], following)
 
 
 async def create_owner(call: AdminCall) -> object:
@@ -111,8 +119,8 @@ def _team_input(given: shapes.TeamInput) -> TeamInput:
 
 
 async def list_teams(call: AdminCall) -> object:
-    rows, following = _page(call.services.teams.all(), call.query, lambda team: team.id)
-    return _items([views.team_view(team) for team in rows], following)
+    rows, following = page_of(call.services.teams.all(), call.query, lambda team: team.id)
+    return items([views.team_view(team) for team in rows], following)
 
 
 async def create_team(call: AdminCall) -> object:
@@ -160,8 +168,8 @@ def _key_view(call: AdminCall, key: VirtualKey) -> shapes.KeyView:
 
 async def list_keys(call: AdminCall) -> object:
     query: shapes.KeyPage = call.query
-    rows, following = _page(call.services.keys.all(query.team), query, lambda key: key.id)
-    return _items([_key_view(call, key) for key in rows], following)
+    rows, following = page_of(call.services.keys.all(query.team), query, lambda key: key.id)
+    return items([_key_view(call, key) for key in rows], following)
 
 
 async def create_key(call: AdminCall) -> object:
@@ -214,8 +222,8 @@ def _terms(given: shapes.BudgetInput) -> BudgetTerms:
 
 
 async def list_budgets(call: AdminCall) -> object:
-    rows, following = _page(call.services.budgets.all(), call.query, lambda budget: budget.id)
-    return _items([views.budget_view(budget) for budget in rows], following)
+    rows, following = page_of(call.services.budgets.all(), call.query, lambda budget: budget.id)
+    return items([views.budget_view(budget) for budget in rows], following)
 
 
 async def create_budget(call: AdminCall) -> object:
@@ -242,8 +250,8 @@ async def remove_budget(call: AdminCall) -> None:
 
 async def list_balances(call: AdminCall) -> object:
     balances = sorted(await call.services.usage.balances(), key=lambda balance: balance.budget_id)
-    rows, following = _page(balances, call.query, lambda balance: balance.budget_id)
-    return _items([views.balance_view(balance) for balance in rows], following)
+    rows, following = page_of(balances, call.query, lambda balance: balance.budget_id)
+    return items([views.balance_view(balance) for balance in rows], following)
 
 
 # ---- provider keys
@@ -251,8 +259,8 @@ async def list_balances(call: AdminCall) -> object:
 
 async def list_provider_keys(call: AdminCall) -> object:
     entries = sorted(await call.services.provider_keys.all(), key=lambda entry: entry.address)
-    rows, following = _page(entries, call.query, lambda entry: entry.address)
-    return _items([views.secret_view(entry) for entry in rows], following)
+    rows, following = page_of(entries, call.query, lambda entry: entry.address)
+    return items([views.secret_view(entry) for entry in rows], following)
 
 
 async def put_provider_key(call: AdminCall) -> object:
@@ -291,14 +299,14 @@ async def list_prices(call: AdminCall) -> object:
     query: shapes.PriceQuery = call.query
     prices, provider = call.services.prices, call.path["provider"]
     if query.model:
-        return _items([views.price_view(prices.find(provider, query.model))], None)
-    names, following = _page(prices.models(provider), query, lambda name: name)
-    return _items([views.price_view(line) for line in prices.page(provider, list(names))], following)
+        return items([views.price_view(prices.find(provider, query.model))], None)
+    names, following = page_of(prices.models(provider), query, lambda name: name)
+    return items([views.price_view(line) for line in prices.page(provider, list(names))], following)
 
 
 async def list_overrides(call: AdminCall) -> object:
-    rows, following = _page(call.services.prices.overrides(), call.query, id_of)
-    return _items([views.override_view(override) for override in rows], following)
+    rows, following = page_of(call.services.prices.overrides(), call.query, id_of)
+    return items([views.override_view(override) for override in rows], following)
 
 
 async def set_price(call: AdminCall) -> object:
@@ -332,7 +340,7 @@ async def usage_report(call: AdminCall) -> object:
     more = len(report.rows) > len(rows)
     following = (rows[-1].group or "\0") if more else None  # the group without a name sorts first
     span = {"since": shapes.instant(report.since_ns), "until": shapes.instant(report.until_ns), "by": report.by}
-    return {**span, **_items(lines, following)}
+    return {**span, **items(lines, following)}
 
 
 async def status(call: AdminCall) -> object:
@@ -355,4 +363,4 @@ async def audit_tail(call: AdminCall) -> object:
         for record in records
     ]
     following = str(records[-1].seq) if records and records[-1].seq > 1 else None
-    return _items(lines, following)
+    return items(lines, following)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from bursar.core.errors import Refusal
+from bursar.core.roles import Caller
 from bursar.core.secret import Secret
 from bursar.core.tokens import parse
 from bursar.ports import Clock
@@ -20,7 +21,11 @@ _LONGEST_DELAY_S = 3.0
 _FORGET_AFTER_S = 60.0
 _MOST_WAITING = 16
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-ACTOR = "admin"
+OWNER = Caller("admin", "admin")
+"""Whoever holds the node's own token."""
+
+Recognise = Callable[[str], Caller | None]
+"""Whose token a text is; None = nobody's. Raises Refusal for one that is over."""
 
 
 class AuditOfGuesses(Protocol):
@@ -28,19 +33,24 @@ class AuditOfGuesses(Protocol):
 
 
 class Door:
-    """`hosts` are the names (without port) under which the API may be addressed; None = any."""
+    """`hosts` are the names (without port) under which the API may be addressed; None = any. `recognise` knows the
+    tokens of people and programs besides the node's own.
+    """
 
     def __init__(
         self,
         token: Secret,
         clock: Clock,
         hosts: Collection[str] | None = LOOPBACK_NAMES,
+        *,
+        recognise: Recognise = lambda _: None,
         tell: Callable[[int, str], Awaitable[None]] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._digest = _digest(token.reveal())
         self._clock = clock
         self._hosts = None if hosts is None else {host.lower() for host in hosts}
+        self._recognise = recognise
         self._tell = tell
         self._sleep = sleep
         self._recent = 0
@@ -58,15 +68,21 @@ class Door:
             hint = "Call it as 127.0.0.1, or add the name to listen.admin.hosts"
             raise Refusal("host_not_allowed", "The admin API does not answer to this Host", hint)
 
-    async def admit(self, authorization: str, peer: str) -> str:
-        """Who is calling. Raises Refusal(admin_token_missing | admin_token_invalid | too_many_guesses)."""
+    async def admit(self, authorization: str, peer: str) -> Caller:
+        """Who is calling, and as what.
+
+        Raises Refusal(admin_token_missing | admin_token_invalid | admin_token_expired | too_many_guesses).
+        """
         scheme, _, given = authorization.partition(" ")
         given = given.strip()
         if scheme.lower() != "bearer" or not given:
             hint = "Send `Authorization: Bearer bsa_...`; the token lies in admin.token in the data folder"
             raise Refusal("admin_token_missing", "The admin API wants a bearer token", hint)
         if hmac.compare_digest(_digest(given), self._digest):
-            return ACTOR
+            return OWNER
+        known = self._recognise(given)
+        if known is not None:
+            return known
         await self._punish(peer)
         parsed = parse(given)
         message = (

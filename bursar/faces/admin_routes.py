@@ -1,33 +1,14 @@
-"""The table of the admin API: method, path, what goes in, what comes out. The OpenAPI document is made from it."""
+"""The table of the admin API: method, path, what goes in, what comes out. The OpenAPI document is made from it.
 
-from collections.abc import Awaitable, Callable
-from typing import Literal, NamedTuple
+A subject with much of its own stands in a file of its own (`bursar.faces.admin_admins`) and gives its rows here.
+"""
 
-import msgspec
-
+from bursar.faces import admin_admins
 from bursar.faces import admin_calls as calls
 from bursar.faces import admin_shapes as shapes
-from bursar.faces.admin_calls import AdminCall
+from bursar.faces.admin_route import PREFIX, Route
 
-PREFIX = "/v1/admin"
-
-Method = Literal["GET", "POST", "PATCH", "PUT", "DELETE"]
-
-
-class Route(NamedTuple):
-    """One row. `answer` None = 204 without a body; `page` = the answer is a list in pieces."""
-
-    method: Method
-    path: str  # below PREFIX; {name} is a part of the path, {name:path} may hold slashes
-    summary: str
-    call: Callable[[AdminCall], Awaitable[object]]
-    answer: type[msgspec.Struct] | None = None
-    body: type[msgspec.Struct] | None = None  # for PATCH: the input over which the merge patch is laid
-    query: type[msgspec.Struct] | None = None
-    page: bool = False
-    created: bool = False  # 201 instead of 200
-    refusals: tuple[str, ...] = ()  # its own words, besides those that every route can answer
-
+__all__ = ["PREFIX", "ROUTES", "Route"]
 
 _ID = ("unknown_id",)
 _NEW = ("already_exists",)
@@ -74,8 +55,24 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "PATCH", "/teams/{id}", "Change a team", calls.update_team, shapes.TeamView, body=shapes.TeamInput, refusals=_ID
     ),
-    Route("POST", "/teams/{id}/disable", "Switch a team off", calls.disable_team, shapes.TeamView, refusals=_ID),
-    Route("POST", "/teams/{id}/enable", "Switch a team on", calls.enable_team, shapes.TeamView, refusals=_ID),
+    Route(
+        "POST",
+        "/teams/{id}/disable",
+        "Switch a team off",
+        calls.disable_team,
+        shapes.TeamView,
+        asks="operate",
+        refusals=_ID,
+    ),
+    Route(
+        "POST",
+        "/teams/{id}/enable",
+        "Switch a team on",
+        calls.enable_team,
+        shapes.TeamView,
+        asks="operate",
+        refusals=_ID,
+    ),
     Route("DELETE", "/teams/{id}", "Remove a team without keys and budgets", calls.remove_team, refusals=_USED),
     Route("GET", "/keys", "List virtual keys", calls.list_keys, shapes.KeyView, query=shapes.KeyPage, page=True),
     Route(
@@ -98,14 +95,25 @@ ROUTES: tuple[Route, ...] = (
         body=shapes.KeyInput,
         refusals=_ID + _FITS,
     ),
-    Route("POST", "/keys/{id}/disable", "Switch a key off", calls.disable_key, shapes.KeyView, refusals=_ID),
-    Route("POST", "/keys/{id}/enable", "Switch a key on", calls.enable_key, shapes.KeyView, refusals=_ID),
+    Route(
+        "POST",
+        "/keys/{id}/disable",
+        "Switch a key off",
+        calls.disable_key,
+        shapes.KeyView,
+        asks="operate",
+        refusals=_ID,
+    ),
+    Route(
+        "POST", "/keys/{id}/enable", "Switch a key on", calls.enable_key, shapes.KeyView, asks="operate", refusals=_ID
+    ),
     Route(
         "POST",
         "/keys/{id}/rotate",
         "Give a key a new text; the present one works on for the overlap",
         calls.rotate_key,
         shapes.KeyMinted,
+        asks="operate",
         body=shapes.KeyRotate,
         refusals=_ID,
     ),
@@ -157,6 +165,7 @@ ROUTES: tuple[Route, ...] = (
         "Store a provider key, or a new version of the one at this address",
         calls.put_provider_key,
         shapes.SecretView,
+        asks="operate",
         body=shapes.SecretPut,
         created=True,
         refusals=_STORED + _ID,
@@ -175,6 +184,7 @@ ROUTES: tuple[Route, ...] = (
         "Set tags; null removes one",
         calls.tag_provider_key,
         shapes.SecretView,
+        asks="operate",
         body=shapes.SecretTag,
         refusals=("invalid_tags", *_SECRET, *_ID),
     ),
@@ -184,6 +194,7 @@ ROUTES: tuple[Route, ...] = (
         "Switch a provider key off",
         calls.disable_provider_key,
         shapes.SecretView,
+        asks="operate",
         refusals=_SECRET,
     ),
     Route(
@@ -192,6 +203,7 @@ ROUTES: tuple[Route, ...] = (
         "Switch a provider key on",
         calls.enable_provider_key,
         shapes.SecretView,
+        asks="operate",
         refusals=_SECRET,
     ),
     Route(
@@ -246,8 +258,10 @@ ROUTES: tuple[Route, ...] = (
         "The newest audit records",
         calls.audit_tail,
         shapes.AuditView,
+        asks="read_audit",
         query=shapes.AuditQuery,
         page=True,
         refusals=("audit_unavailable",),
     ),
+    *admin_admins.ROUTES,
 )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from bursar.faces.cli_admins import add_whoami, admins_group
 from bursar.faces.cli_keys import keys_group
 from bursar.faces.cli_money import add_usage, budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
@@ -72,6 +73,8 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(prices_group(locate, offline.compare_prices), name="prices")
     app.add_typer(_ledger_group(offline), name="ledger")
     app.add_typer(_audit_group(offline), name="audit")
+    app.add_typer(admins_group(locate), name="admins")
+    add_whoami(app, locate)
     return app
 
 

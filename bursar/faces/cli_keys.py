@@ -44,7 +44,7 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
         terminal.rows(
             list(terminal.api.every("/keys", {"team": team})),
             columns,
-            lambda key: (key["id"], key["name"], key["team"], key["state"], _day(key["expires_at"]) or "never"),
+            lambda key: (key["id"], key["name"], key["team"], key["state"], day_of(key["expires_at"]) or "never"),
             f"bursar keys create --team {team or 'TEAM'} --name NAME",
         )
 
@@ -70,7 +70,7 @@ def _making(group: typer.Typer, locate: Locate) -> None:
         """Create a virtual key and show its text, this once."""
         body: dict[str, Any] = {"team": team, "name": name, "tags": tag}
         if expires:
-            body["expires_at"] = _instant(expires)
+            body["expires_at"] = instant_of(expires)
         if patch := policy_patch(set_, limit):
             body["policy"] = {field: value for field, value in patch.items() if value is not None}
         _show_minted(terminal, terminal.api.call("POST", "/keys", body), f"Key {name} of team {team}")
@@ -102,7 +102,7 @@ def _switching(group: typer.Typer, locate: Locate) -> None:
         said = {"name": name, "tags": tag or None, "policy": policy_patch(set_, limit)}
         patch: dict[str, Any] = {field: value for field, value in said.items() if value is not None}
         if expires:
-            patch["expires_at"] = _instant(expires)
+            patch["expires_at"] = instant_of(expires)
         changed = terminal.api.call("PATCH", f"/keys/{segment(key)}", patch)
         terminal.one(changed, _facts(changed), "changed")
 
@@ -139,18 +139,19 @@ def _facts(key: dict[str, Any]) -> dict[str, str]:
         "name": key["name"],
         "team": key["team"],
         "state": key["state"],
-        "expires": _day(key["expires_at"]) or "never",
+        "expires": day_of(key["expires_at"]) or "never",
         "earlier text until": key["overlap_until"] or "",
         "tags": ", ".join(key["tags"]),
         **policy_facts(key["policy"]),
     }
 
 
-def _day(instant: str | None) -> str:
+def day_of(instant: str | None) -> str:
+    """An instant of the API to the minute; "" for none."""
     return (instant or "").replace("T", " ").removesuffix("Z")[:16]
 
 
-def _instant(text: str) -> str | None:
+def instant_of(text: str) -> str | None:
     """``90d`` from now, a day, or an instant; None for ``never``."""
     if text == "never":
         return None

@@ -7,11 +7,19 @@ from typing import Any
 import msgspec
 
 from bursar.core.errors import RULES
-from bursar.faces.admin_routes import PREFIX, Route
+from bursar.faces.admin_route import PREFIX, Route
 
 _REF = "#/components/schemas/{name}"
 _PART = re.compile(r"\{(\w+)(?::path)?\}")
-_ALWAYS = ("admin_token_missing", "admin_token_invalid", "too_many_guesses", "host_not_allowed", "internal_error")
+_ALWAYS = (
+    "admin_token_missing",
+    "admin_token_invalid",
+    "admin_token_expired",
+    "role_not_allowed",
+    "too_many_guesses",
+    "host_not_allowed",
+    "internal_error",
+)
 _ON_INPUT = ("invalid_input", "malformed_request", "body_too_large", "unsupported_media_type")
 _ON_CHANGE = ("audit_unavailable", "directory_changed", "directory_unavailable")
 
@@ -68,6 +76,7 @@ def _operation(row: Route, reference: dict[Any, Any], components: dict[str, Any]
     operation: dict[str, Any] = {
         "operationId": row.call.__name__,
         "summary": row.summary,
+        "description": f"Needs the right to {row.right.replace('_', ' ')}.",
         "tags": [row.path.split("/")[1]],
         "responses": _responses(row, reference),
     }

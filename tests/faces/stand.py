@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
+from bursar.control.admins import Admins
 from bursar.control.audit import AuditLog
 from bursar.control.audit_notary import Signer
 from bursar.control.audit_tail import AuditTail
@@ -131,6 +132,7 @@ class Stand:
         providers = ("openai", "anthropic")
         self.services = Services(
             directory=directory,
+            admins=Admins(directory, entropy, PEPPER),
             owners=Owners(directory),
             teams=Teams(directory),
             keys=Keys(directory, entropy, PEPPER),
@@ -141,7 +143,13 @@ class Stand:
             status=StatusBoard(directory, self._facts),
             audit=AuditTail(self.trail),
         )
-        self.door = Door(self.token, self.clock, tell=self._tell, sleep=self._sleep)
+        self.door = Door(
+            self.token,
+            self.clock,
+            recognise=self.services.admins.recognise,
+            tell=self._tell,
+            sleep=self._sleep,
+        )
         self.application = build_admin(self.services, self.door, "9.9.9")
 
     def _facts(self) -> NodeFacts:

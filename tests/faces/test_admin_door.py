@@ -7,7 +7,7 @@ import pytest
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
 from bursar.core.tokens import mint
-from bursar.faces.admin_door import ACTOR, Door
+from bursar.faces.admin_door import OWNER, Door
 from tests.control.tenants import SeededEntropy, SetClock
 
 TOKEN = mint(SeededEntropy(), "admin")[1].reveal()
@@ -30,7 +30,7 @@ async def test_many_guesses_at_once_do_not_pile_up_and_never_lock_the_operator_o
     door = Door(Secret(TOKEN), SetClock(), sleep=held.sleep)
     guesses = [asyncio.create_task(door.admit("Bearer wrong", "peer")) for _ in range(40)]
     await asyncio.sleep(0)
-    assert await door.admit(f"Bearer {TOKEN}", "peer") == ACTOR
+    assert await door.admit(f"Bearer {TOKEN}", "peer") == OWNER
     held.gate.set()
     refused = await asyncio.gather(*guesses, return_exceptions=True)
     words = [error.word for error in refused if isinstance(error, Refusal)]

@@ -391,3 +391,25 @@ def test_prices_that_differ_are_listed(cli: Cli) -> None:
     assert "openai/gpt-4o-mini" in text
     assert "+17" in text
     assert cli.json("prices", "compare", "table.json") == cli.differences
+
+
+def test_admins(cli: Cli) -> None:
+    minted = cli.json("admins", "create", "--name", "Ada", "--role", "auditor", "--expires", "90d")
+    admin = minted["admin"]
+    assert (admin["role"], admin["state"]) == ("auditor", "active")
+    shown = cli("admins", "create", "--name", "Grace", "--role", "operator").output
+    assert re.search(KEY_PATTERN, shown)
+    assert admin["id"] in cli("admins", "list").output
+    assert "undo: bursar admins role" in cli("admins", "role", admin["id"], "viewer").output
+    assert cli.json("admins", "disable", admin["id"])["state"] == "disabled"
+    assert cli.json("admins", "enable", admin["id"])["state"] == "active"
+    cli("admins", "role", admin["id"], "emperor", code=USAGE)
+    cli.env = {"BURSAR_ADMIN_TOKEN": minted["text"]}
+    assert cli.json("whoami")["role"] == "viewer"
+    refused = cli("owners", "create", "Mine", code=REFUSED).output
+    assert "role_not_allowed" in refused
+    assert "Have it done by: admin" in refused
+    cli.env = {}
+    cli("admins", "remove", admin["id"], "--yes")
+    assert admin["id"] not in cli("admins", "list").output
+    assert "runs what is there" in cli("admins", "roles").output

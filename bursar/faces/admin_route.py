@@ -1,0 +1,34 @@
+"""One row of the admin API's table."""
+
+from collections.abc import Awaitable, Callable
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from bursar.core.roles import Right
+from bursar.faces.admin_calls import AdminCall
+
+PREFIX = "/v1/admin"
+
+Method = Literal["GET", "POST", "PATCH", "PUT", "DELETE"]
+
+
+class Route(NamedTuple):
+    """`answer` None = 204 without a body; `page` = the answer is a list in pieces."""
+
+    method: Method
+    path: str  # below PREFIX; {name} is a part of the path, {name:path} may hold slashes
+    summary: str
+    call: Callable[[AdminCall], Awaitable[object]]
+    answer: type[msgspec.Struct] | None = None
+    asks: Right | None = None  # None = to read where the method is GET, to administer where it is not
+    body: type[msgspec.Struct] | None = None  # for PATCH: the input over which the merge patch is laid
+    query: type[msgspec.Struct] | None = None
+    page: bool = False
+    created: bool = False  # 201 instead of 200
+    refusals: tuple[str, ...] = ()  # its own words, besides those that every route can answer
+
+    @property
+    def right(self) -> Right:
+        """What a caller's role must allow (`bursar.core.roles`)."""
+        return self.asks or ("read" if self.method == "GET" else "administer")
