@@ -96,7 +96,7 @@ class Control:
 
     def _build_directory(self) -> None:
         self._directory_db = DirectoryDb(self._folder / "directory.db")
-        self._directory = Directory(self._directory_db, self._audit, self._clock)
+        self._directory = Directory(self._directory_db.load(), self._directory_db, self._audit, self._clock)
         providers = list(self._spec.config.providers)
         self.admins = Admins(self._directory, self._entropy, self._pepper)
         self.owners, self.teams = Owners(self._directory), Teams(self._directory)

@@ -27,6 +27,7 @@ from bursar.core.errors import Refusal
 from bursar.core.ledger import LedgerEvent
 from bursar.core.tokens import digester
 from bursar.gateway.answer import refusal_body, refusal_headers
+from bursar.gateway.freshness import STALE_AFTER_S
 from bursar.gateway.lease import Leases
 from bursar.gateway.node import Node
 from bursar.gateway.pipeline import Pipeline
@@ -70,6 +71,7 @@ class Gateway:
             on_welcome=self._welcome,
             on_delta=self._delta,
             on_revoked=self._revoked,
+            on_fresh=self._fresh,
         )
         self._leases = Leases(self._link, clock)
         self.node = Node(
@@ -87,6 +89,8 @@ class Gateway:
         )
         self.node.most_top_keys = settings.metrics.top_keys
         self.node.happenings = self._happen
+        if settings.store.kind != "embedded":
+            self.node.fresh_until = 0.0
         self._server = Server(_server_config(spec), Pipeline(self.node).serve, _refuse_at_door)
         self._tls = TlsFiles(settings.listen.data.tls)
         self._reload: asyncio.Future[None] | None = None
@@ -139,6 +143,9 @@ class Gateway:
 
     def _revoked(self, secret_id: str, version: int) -> None:
         self._leases.forget(secret_id, version)
+
+    def _fresh(self, at: float) -> None:
+        self.node.fresh_until = at + STALE_AFTER_S
 
     def _apply_prices(self) -> None:
         self.node.prices = self.node.prices.with_overrides(self.node.tenants.prices)

@@ -62,7 +62,7 @@ class Admins:
                     "invalid_input", "The token would have expired already", "Give --expires 90d, for example"
                 )
             keyed = digest(text.reveal(), self._pepper)
-            made.append(Admin(id=admin_id, name=check_name(name), role=role, digest=keyed, expires_at=expires_at))
+            made[:] = [Admin(id=admin_id, name=check_name(name), role=role, digest=keyed, expires_at=expires_at)]
             return Change(action="admin.create", target=f"admin/{admin_id}", put=made, facts={"role": role})
 
         await self._directory.change(actor, decide)

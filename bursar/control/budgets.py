@@ -56,7 +56,7 @@ class Budgets:
             if chosen in taken:
                 raise Refusal("already_exists", f"There is or was a budget {chosen!r}", "Choose another --id")
             blank = BudgetDef(id=chosen, version=0, subject_kind=subject_kind, subject=subject, limit_pico=0)
-            made.append(_apply(blank, terms, self._directory.now()))
+            made[:] = [_apply(blank, terms, self._directory.now())]
             return Change(action="budget.create", target=f"budget/{chosen}", put=made, facts=_facts(made[0]))
 
         await self._directory.change(actor, decide)

@@ -3,6 +3,9 @@
 A change is decided by a pure function on the present book, written to the audit, committed to the store, applied and
 announced to subscribers: in this order, one at a time. What the audit cannot record does not happen; what it recorded
 and the store then refused is recorded as failed.
+
+Several nodes may share the store. What another one changed is read by `catch_up`; a change that was decided on an older
+version than the store's is decided anew, unless it touches what the other one touched: then somebody has to look.
 """
 
 import asyncio
@@ -35,16 +38,22 @@ from bursar.ports import Clock
 
 E = TypeVar("E", Owner, Team, VirtualKey, BudgetDef, ProviderKey, PriceOverride, Admin)
 Facts = Mapping[str, str | int]
+_ATTEMPTS = 20  # at a change, while other nodes keep changing other things
 
 
 class DirectoryStore(Protocol):
-    """Where the directory lies (`bursar.stores.directory_db`)."""
+    """Where the directory lies (`bursar.stores.directory_db`, `directory_postgres`)."""
 
-    def snapshot(self) -> Snapshot: ...
+    async def snapshot(self) -> Snapshot: ...
 
-    def changes_since(self, version: int) -> list[Delta] | None: ...
+    async def changes_since(self, version: int) -> list[Delta] | None:
+        """Later changes in order, perhaps not all of them at once; none = that version is the present one.
 
-    def commit(self, delta: Delta, actor: str, action: str, at_ns: int) -> None:
+        None: the store has no such version, or is too far ahead. Raises Refusal(directory_unavailable).
+        """
+        ...
+
+    async def commit(self, delta: Delta, actor: str, action: str, at_ns: int) -> None:
         """All of it or nothing. Raises Refusal(directory_changed | directory_unavailable)."""
         ...
 
@@ -131,14 +140,15 @@ LIST_COMMAND: dict[Kind, str] = {
 class Directory:
     """The book with its store, its audit and its subscribers."""
 
-    def __init__(self, store: DirectoryStore, audit: Audit, clock: Clock) -> None:
+    def __init__(self, present: Snapshot, store: DirectoryStore, audit: Audit, clock: Clock) -> None:
         self._store = store
         self._audit = audit
         self._clock = clock
         self._turn = asyncio.Lock()
         self._unbroken = Unbroken()
         self._subscribers: list[Callable[[Delta], None]] = []
-        self.book = Book(store.snapshot())
+        self._replaced: Callable[[], None] = lambda: None
+        self.book = Book(present)
 
     def now(self) -> int:
         """Nanoseconds since the epoch."""
@@ -157,8 +167,19 @@ class Directory:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
+    def on_replaced(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the book was read anew as a whole: deltas cannot tell the way to it."""
+        self._replaced = callback
+
+    async def catch_up(self) -> None:
+        """Apply what other nodes have changed. Raises Refusal(directory_unavailable)."""
+        async with self._turn:
+            await self._catch_up()
+
     async def change(self, actor: str, decide: Callable[[Book], Change]) -> None:
         """Decide on the present book and carry it out. Raises what `decide` raises, or the audit's or store's Refusal.
+
+        `decide` may be asked several times, while another node changes something else: it keeps nothing but its last.
 
         A caller that is cancelled leaves a change that has begun to run to its end: audit and directory agree.
         """
@@ -166,21 +187,49 @@ class Directory:
 
     async def _carry_out(self, actor: str, decide: Callable[[Book], Change]) -> None:
         async with self._turn:
-            change = decide(self.book)
-            delta = self._delta(change)
-            if delta is None:
-                return
-            facts = {**change.facts, "directory_version": delta.version}
-            await self._audit.append(actor, change.action, change.target, facts)
-            try:
-                self._store.commit(delta, actor, change.action, self.now())
-            except Refusal as refusal:
-                await self._audit.append(actor, change.action, change.target, {"word": refusal.word}, "failed")
-                raise
-            self.book.apply(delta)
-            told = for_gateways(delta)
-            for tell in tuple(self._subscribers):
-                tell(told)
+            for attempt in range(1, _ATTEMPTS + 1):
+                change = decide(self.book)
+                delta = self._delta(change)
+                if delta is None:
+                    return
+                try:
+                    await self._commit(actor, change, delta)
+                except Refusal as refusal:
+                    if refusal.word != "directory_changed":
+                        raise
+                    if await self._catch_up() & _touched(delta) or attempt == _ATTEMPTS:
+                        raise
+                else:
+                    self._take(delta)
+                    return
+
+    async def _commit(self, actor: str, change: Change, delta: Delta) -> None:
+        await self._audit.append(
+            actor, change.action, change.target, {**change.facts, "directory_version": delta.version}
+        )
+        try:
+            await self._store.commit(delta, actor, change.action, self.now())
+        except Refusal as refusal:
+            await self._audit.append(actor, change.action, change.target, {"word": refusal.word}, "failed")
+            raise
+
+    async def _catch_up(self) -> set[tuple[str, str]]:
+        """-> (kind, id) of what was changed elsewhere."""
+        touched: set[tuple[str, str]] = set()
+        while deltas := await self._store.changes_since(self.book.version):
+            for delta in deltas:
+                touched |= _touched(delta)
+                self._take(delta)
+        if deltas is None:
+            self.book = Book(await self._store.snapshot())
+            self._replaced()
+        return touched
+
+    def _take(self, delta: Delta) -> None:
+        self.book.apply(delta)
+        told = for_gateways(delta)
+        for tell in tuple(self._subscribers):
+            tell(told)
 
     def _delta(self, change: Change) -> Delta | None:
         """The next version; None when nothing would differ, so that a repeated command leaves no trace."""
@@ -191,3 +240,8 @@ class Directory:
         for entity in put:
             getattr(delta, KINDS[kind_of(entity)].field).append(entity)
         return delta
+
+
+def _touched(delta: Delta) -> set[tuple[str, str]]:
+    put = {(kind, id_of(entity)) for kind, row in KINDS.items() for entity in getattr(delta, row.field)}
+    return put | {(kind, entity_id) for kind, entity_id in delta.gone}

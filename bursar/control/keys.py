@@ -63,7 +63,7 @@ class Keys:
                 raise Refusal("already_exists", "A key with this public id exists", "Repeat: another id will be drawn")
             team = book.get(Team, team_id)
             blank = VirtualKey(id=key_id, name="", team_id=team.id, secrets=(KeySecret(digest=self._digest(text)),))
-            made.append(_apply(team, blank, given, self._directory.now()))
+            made[:] = [_apply(team, blank, given, self._directory.now())]
             return Change(action="key.create", target=f"key/{key_id}", put=made, facts={"team": team.id})
 
         await self._directory.change(actor, decide)
@@ -107,7 +107,7 @@ class Keys:
         def decide(book: Book) -> Change:
             key, now = book.get(VirtualKey, key_id), self._directory.now()
             replaced = _until(key.secrets, now, now + overlap_s * NS_PER_S)
-            made.append(replace(key, secrets=(KeySecret(digest=self._digest(text)), *replaced)))
+            made[:] = [replace(key, secrets=(KeySecret(digest=self._digest(text)), *replaced))]
             facts: dict[str, str | int] = {"team": key.team_id, "overlap_s": overlap_s}
             return Change(action="key.rotate", target=f"key/{key_id}", put=made, facts=facts)
 

@@ -39,7 +39,7 @@ class Owners:
             chosen = check_id(owner_id) if owner_id else id_from(name, taken)
             if chosen in taken:
                 raise Refusal("already_exists", f"There is an owner {chosen!r} already", "Choose another --id")
-            made.append(_apply(Owner(id=chosen, name=""), OwnerInput(name=name, contacts=contacts)))
+            made[:] = [_apply(Owner(id=chosen, name=""), OwnerInput(name=name, contacts=contacts))]
             return Change(action="owner.create", target=f"owner/{chosen}", put=made)
 
         await self._directory.change(actor, decide)

@@ -40,7 +40,7 @@ class Teams:
             chosen = check_id(team_id) if team_id else id_from(given.name, taken)
             if chosen in taken:
                 raise Refusal("already_exists", f"There is a team {chosen!r} already", "Choose another --id")
-            made.append(_apply(book, Team(id=chosen, name="", owner_id=""), given))
+            made[:] = [_apply(book, Team(id=chosen, name="", owner_id=""), given)]
             return Change(action="team.create", target=f"team/{chosen}", put=made, facts={"owner": given.owner_id})
 
         await self._directory.change(actor, decide)

@@ -76,6 +76,7 @@ RULES: dict[str, Rule] = {
     "unsupported_media_type": Rule(415, _INVALID, _INVALID, False, "The body is not JSON"),
     "overloaded": Rule(503, "server_error", "overloaded_error", True, "This node is full"),
     "draining": Rule(503, "server_error", "overloaded_error", True, "This node is shutting down"),
+    "directory_stale": Rule(503, "server_error", "api_error", True, "This node is cut off from the store"),
     "not_ready": Rule(503, "server_error", "overloaded_error", True, "This node is still starting"),
     # -- who
     "key_missing": Rule(401, "authentication_error", "authentication_error", False, "No key was given"),

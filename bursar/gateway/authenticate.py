@@ -6,6 +6,7 @@ A key is found by the keyed digest of its whole text in one dict look-up, so the
 from bursar.core.errors import Refusal
 from bursar.core.tokens import parse
 from bursar.gateway.flight import Flight
+from bursar.gateway.freshness import check_fresh
 from bursar.gateway.node import Node
 
 _HINT = "Send it as `Authorization: Bearer bsr_...` or `x-api-key: bsr_...`"
@@ -13,15 +14,20 @@ _BEARER = "Bearer "
 
 
 def authenticate(node: Node, flight: Flight) -> None:
-    """Set the flight's plan. Raises Refusal(key_missing | key_invalid | key_expired | key_disabled)."""
+    """Set the flight's plan.
+
+    Raises Refusal(key_missing | key_invalid | key_expired | key_disabled | directory_stale).
+    """
     text = presented_key(flight.exchange.headers)
     found = node.tenants.by_digest.get(node.digest(text))
     if found is None:
+        check_fresh(node, None)
         raise _unknown(text)
     now = node.clock.now()
     if found.expires_at is not None and now >= found.expires_at:
         raise Refusal("key_expired", "This secret of the key has been replaced", "Use the key's new secret")
     found.plan.check_alive(now)
+    check_fresh(node, found.plan)
     flight.plan = found.plan
 
 

@@ -1,5 +1,6 @@
 """The desk at which all stages work: what this gateway holds, put together once by the composition root."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -180,5 +181,6 @@ class Node:
         self.flights = 0  # numbers them
         self.in_flight = 0
         self.ready = False
+        self.fresh_until = math.inf  # monotonic seconds; in a fleet, moved on while the store answers
         self.top_keys: set[str] = set()
         self.most_top_keys = 50

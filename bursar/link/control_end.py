@@ -55,6 +55,7 @@ class ControlEnd:
         self._channels: dict[Channel[m.ToControl], Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.AbstractServer | None = None
+        self._confirmed: m.Fresh | None = None
 
     async def start(self, path: Path) -> None:
         path.unlink(missing_ok=True)  # noqa: ASYNC240  # one unlink at start, before anything is served
@@ -83,6 +84,17 @@ class ControlEnd:
         for channel in self._channels:
             channel.send(m.Changed(delta=delta))
 
+    def confirm(self, at: float) -> None:
+        """Tell that what was published was the whole of it at this instant (monotonic seconds)."""
+        self._confirmed = m.Fresh(at=at)
+        for channel in self._channels:
+            channel.send(self._confirmed)
+
+    def drop(self) -> None:
+        """Have every gateway connect anew and be told the whole directory."""
+        for channel in list(self._channels):
+            channel.close()
+
     def revoke(self, secret_id: str, version: int) -> None:
         for channel in self._channels:
             channel.send(m.LeaseRevoked(secret_id=secret_id, version=version))
@@ -97,6 +109,8 @@ class ControlEnd:
                 return
             # No await between the snapshot and joining the channels: a change in between would be lost.
             channel.send(m.Welcome(snapshot=self._services.snapshot(), pepper=self._services.pepper()))
+            if self._confirmed is not None:
+                channel.send(self._confirmed)
             self._channels[channel] = Session(hello.node, hello.pid)
             while True:
                 self._take(hello.node, await channel.receive(), channel)

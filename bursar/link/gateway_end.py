@@ -35,12 +35,14 @@ class GatewayEnd:
         on_welcome: Callable[[Snapshot, bytes], None],
         on_delta: Callable[[Delta], None],
         on_revoked: Callable[[str, int], None],
+        on_fresh: Callable[[float], None] = lambda _at: None,
     ) -> None:
         self._path = path
         self._hello = hello
         self._on_welcome = on_welcome
         self._on_delta = on_delta
         self._on_revoked = on_revoked
+        self._on_fresh = on_fresh
         self._channel: Channel[m.ToGateway] | None = None
         self._asks: dict[int, asyncio.Future[Granted]] = {}
         self._numbers = itertools.count(1)
@@ -106,6 +108,8 @@ class GatewayEnd:
                 self.connected.set()
             case m.Changed():
                 self._on_delta(message.delta)
+            case m.Fresh():
+                self._on_fresh(message.at)
             case m.LeaseGranted():
                 granted = Granted(Secret(message.value), message.expires_at)
                 self._answer(message.ask, granted)

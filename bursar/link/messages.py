@@ -70,6 +70,12 @@ class Changed(Message):
     delta: Delta
 
 
+class Fresh(Message):
+    """The directory, as told so far, was the store's present one at this instant. Said in a fleet only."""
+
+    at: float  # monotonic seconds of this machine
+
+
 class LeaseGranted(Message):
     """A provider key in clear. Never logged, never repr'd: see `__repr__`."""
 
@@ -99,4 +105,4 @@ class LeaseRevoked(Message):
 
 
 ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened
-ToGateway = Welcome | Changed | LeaseGranted | LeaseRefused | LeaseRevoked
+ToGateway = Welcome | Changed | Fresh | LeaseGranted | LeaseRefused | LeaseRevoked

@@ -23,6 +23,7 @@ Connection = Any  # asyncpg's own: it has no types
 AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 """What a statement or a connection can fail with. Whether a commit that failed so stands, only the database knows."""
 
+_BROKEN = (OSError, TimeoutError, asyncio.CancelledError, asyncpg.InterfaceError)
 _SCHEMA = re.compile(r"\bbursar\.(?=[a-z_])")
 _HINT = "See whether PostgreSQL runs and answers: bursar check --connect"
 
@@ -54,16 +55,33 @@ class Postgres:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """One of the pool, for a few statements. Raises what is in AWAY, within `connect_timeout`."""
+        """One of the pool, for a few statements. Raises what is in AWAY, within the address's time-outs.
+
+        A connection that was left in the middle of something is not given back but cut.
+        """
         pool = self._pool or await self._open()
-        async with pool.acquire(timeout=self.address.connect_timeout) as connection:
+        connection = await pool.acquire(timeout=self.address.connect_timeout)
+        try:
             yield connection
+        except _BROKEN:
+            connection.terminate()
+            raise
+        finally:
+            await pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """The same, inside a transaction (read committed)."""
-        async with self.connection() as connection, connection.transaction():
-            yield connection
+        """The same, inside a transaction (read committed). Whether it stands when COMMIT fails is not known."""
+        async with self.connection() as connection:
+            await connection.execute("BEGIN")
+            try:
+                yield connection
+            except _BROKEN:
+                raise  # nothing more can be said on this connection; the server rolls back as it is cut
+            except BaseException:
+                await connection.execute("ROLLBACK")
+                raise
+            await connection.execute("COMMIT")
 
     async def dedicated(self) -> Connection:
         """A connection outside the pool, the caller's to close. Raises what is in AWAY."""

@@ -84,7 +84,7 @@ class Tenants:
         self.clock = SetClock()
         self.audit = ReadableAudit()
         self.store = DirectoryDb(self.path)
-        self.directory = Directory(self.store, self.audit, self.clock)
+        self.directory = Directory(self.store.load(), self.store, self.audit, self.clock)
         self.deltas: list[Delta] = []
         self.directory.subscribe(self.deltas.append)
         self.owners = Owners(self.directory)

@@ -128,7 +128,7 @@ class Stand:
         self.checkpoints = AuditFile(self.folder / "audit-checkpoints.jsonl")
         self.audit = AuditLog(self.trail, [], self.checkpoints, Signer(Secret("11" * 32)), self.clock)
         self.store = DirectoryDb(self.folder / "directory.db")
-        directory = Directory(self.store, self.audit, self.clock)
+        directory = Directory(self.store.load(), self.store, self.audit, self.clock)
         providers = ("openai", "anthropic")
         self.services = Services(
             directory=directory,

@@ -10,7 +10,7 @@ from bursar.core.directory import Delta, KeySecret
 from bursar.core.tokens import digest, mint
 from tests.gateway.answers import completion, message, plain, usage
 from tests.gateway.fakes import NOON, Dice, FakeExchange
-from tests.gateway.ground import PEPPER, Stand, provider
+from tests.gateway.ground import PEPPER, PLENTY, Stand, budget, provider
 
 MakeStand = Callable[..., Stand]
 NO_BODY = AssertionError("the body was read")
@@ -216,3 +216,22 @@ async def test_the_api_version_is_the_one_whose_answers_can_be_metered(
     answer = plain({"content": [], "usage": {"input_tokens": 1, "output_tokens": 0}})
     await stand.ask(answer, path="/v1/messages", headers=asked)
     assert stand.upstream.sent[0].headers["anthropic-version"] == "2023-06-01"
+
+
+async def test_a_node_cut_off_from_the_store_refuses_what_no_store_checks(make_stand: MakeStand) -> None:
+    """After five seconds: keys without a budget, and keys it does not know, which others may have made meanwhile."""
+    stand = make_stand()
+    stand.node.fresh_until = stand.clock.monotonic() + 5
+    assert (await stand.ask(completion("Hi", usage(1, 1)))).status == 200
+    stand.clock.advance(5.1)
+    for key in (stand.key_text, UNKNOWN):
+        exchange = await knock(stand, {"authorization": f"Bearer {key}"})
+        assert (exchange.status, exchange.word) == (503, "directory_stale")
+    stand.node.fresh_until = stand.clock.monotonic() + 5
+    assert (await stand.ask(completion("Hi", usage(1, 1)))).status == 200
+
+
+async def test_a_key_with_a_budget_is_checked_by_the_hold_itself(make_stand: MakeStand) -> None:
+    stand = make_stand(budgets=[budget(PLENTY)])
+    stand.node.fresh_until = stand.clock.monotonic() - 60
+    assert (await stand.ask(completion("Hi", usage(1, 1)))).status == 200

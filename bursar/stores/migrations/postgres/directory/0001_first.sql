@@ -25,18 +25,25 @@ CREATE TABLE bursar.directory_change (
     action text NOT NULL,
     actor text NOT NULL,
     at_ns bigint NOT NULL,
+    commit_id text NOT NULL, -- of the transaction: by it a node whose connection broke finds out whether its change stands
     PRIMARY KEY (version, part)
 );
 CREATE INDEX directory_change_of_entity ON bursar.directory_change (kind, id, version);
 
--- Subjects that may not spend: a key that is disabled or gone, a team that is disabled or gone, and whatever is paused
--- beside the directory. Written in the transaction of the change itself; the act that holds money looks here, so that
--- a hold is refused on every node from the moment the change stands. A row of kind 'key' is enough for the key alone;
--- a hold looks for its key, its team and its owner.
+CREATE FUNCTION bursar.directory_change_is_kept() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'a change is never edited or removed';
+END $$;
+CREATE TRIGGER directory_change_is_kept BEFORE UPDATE OR DELETE ON bursar.directory_change
+    FOR EACH ROW EXECUTE FUNCTION bursar.directory_change_is_kept();
+
+-- Subjects that may not spend: what is disabled, and what is gone. Written in the transaction of the change itself. The
+-- act that holds money looks here for its key, its team, its owner and its provider key, so that a hold is refused on
+-- every node from the moment the change stands, whatever that node has heard of the directory.
 CREATE TABLE bursar.directory_paused (
     kind text NOT NULL, -- 'key' | 'team' | 'owner' | 'provider_key'
     id text NOT NULL,
-    reason text NOT NULL, -- 'disabled' | 'gone'; a word, for the refusal
+    reason text NOT NULL, -- 'disabled' | 'gone'
     version bigint NOT NULL, -- the directory version that put it here
     PRIMARY KEY (kind, id)
 );

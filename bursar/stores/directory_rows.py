@@ -1,0 +1,56 @@
+"""What both directory stores keep of an entity: a row with its kind, its id and its body in JSON."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+
+from bursar.core.directory import KINDS, Delta, Kind, Snapshot, id_of, kind_of
+
+Row = tuple[str, str, bytes | None]  # kind, id, body; None = it is gone
+
+
+class ChangeRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the history: who changed what, when. Digests are SHA-256 of the bodies; None = not there."""
+
+    version: int
+    kind: str
+    id: str
+    action: str
+    actor: str
+    at_ns: int
+    before: bytes | None
+    after: bytes | None
+
+
+def rows_of(delta: Delta) -> list[Row]:
+    """What a change writes, removals first."""
+    rows: list[Row] = [(kind, entity_id, None) for kind, entity_id in delta.gone]
+    for kind_row in KINDS.values():
+        rows += [(kind_of(one), id_of(one), msgspec.json.encode(one)) for one in getattr(delta, kind_row.field)]
+    return rows
+
+
+def put_in(news: Snapshot | Delta, kind: str, body: bytes) -> None:
+    """Add the entity of a row. A kind that only a newer Bursar knows is left alone."""
+    found = KINDS.get(cast(Kind, kind))
+    if found is not None:
+        getattr(news, found.field).append(msgspec.json.decode(body, type=found.type))
+
+
+def deltas_of(rows: Iterable[Mapping[str, Any]]) -> list[Delta]:
+    """Rows of the history (version, kind, id, body) in order -> one Delta for each version."""
+    deltas: list[Delta] = []
+    for row in rows:
+        if not deltas or deltas[-1].version != row["version"]:
+            deltas.append(Delta(version=row["version"]))
+        if row["body"] is None:
+            deltas[-1].gone.append((row["kind"], row["id"]))
+        else:
+            put_in(deltas[-1], row["kind"], row["body"])
+    return deltas
+
+
+def digest(body: bytes | None) -> bytes | None:
+    return None if body is None else hashlib.sha256(body).digest()
