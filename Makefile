@@ -1,4 +1,4 @@
-# Bursar's chores. `make` alone lists them. Needs Python >= 3.11 and nothing else (`make test-system` adds Debian's nginx and wrk).
+# Bursar's chores. `make` alone lists them. Needs Python >= 3.11 and nothing else (`make test-system` adds Debian's nginx, wrk and rsyslog).
 
 PYTHON ?= python3
 ARGS ?=
@@ -21,7 +21,7 @@ run: $(RUN_ENV)/made ## make the environment if needed and start Bursar (ARGS go
 test: $(TEST_ENV)/made ## every test that needs only Python and the package registry
 	@$(IN_TEST_ENV) python -m pytest -m "not system" $(ARGS)
 
-test-system: $(TEST_ENV)/made ## the tests beside Debian's own servers (installs nginx and wrk if missing)
+test-system: $(TEST_ENV)/made ## the tests beside Debian's own servers (installs nginx, wrk and rsyslog if missing)
 	@sh scripts/system_packages.sh
 	@$(IN_TEST_ENV) python -m pytest -m system $(ARGS)
 

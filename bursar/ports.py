@@ -226,15 +226,13 @@ class AuditSink(Protocol):
         """All of them or none."""
         ...
 
-    async def position(self) -> tuple[int, bytes] | None:
-        """(seq, hash) of the last record there, (0, GENESIS) before the first; None when it cannot tell."""
+    async def position(self) -> tuple[int, bytes]:
+        """(seq, hash) of the last record there, (0, GENESIS) before the first."""
         ...
 
 
 class AuditTrail(AuditSink, Protocol):
     """The sink in which the chain lives and from which the others are caught up."""
-
-    async def position(self) -> tuple[int, bytes]: ...
 
     async def read(self, after: int, limit: int) -> list[bytes]:
         """Up to `limit` lines that follow the record `after`."""

@@ -2,9 +2,11 @@
 # Debian's own servers for `make test-system` and `make bench`. Installs what is missing, or says what to install.
 set -eu
 missing=
-for program in nginx wrk; do
-    command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing $program"
+for pair in nginx:nginx wrk:wrk rsyslogd:rsyslog; do
+    program=${pair%:*}
+    command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing ${pair#*:}"
 done
+ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || missing="$missing rsyslog-gnutls"
 [ -n "$missing" ] || exit 0
 
 as_root=

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bursar.app.clock import SystemClock
-from bursar.app.places import keyfile_path
+from bursar.app.places import checkpoints_path, keyfile_path
 from bursar.app.settings import read_config
 from bursar.config.checks import check_files
 from bursar.control import verify_audit, verify_ledger
@@ -24,7 +24,8 @@ def locate(config: str | None, data: str | None) -> Place:
     settings = read_config(config, data)
     admin = settings.listen.admin
     host = "127.0.0.1" if admin.host == "0.0.0.0" else admin.host  # noqa: S104 - called, not bound
-    return Place(Path(settings.data), f"http://{f'[{host}]' if ':' in host else host}:{admin.port}")
+    url = f"http://{f'[{host}]' if ':' in host else host}:{admin.port}"
+    return Place(Path(settings.data), url, checkpoints_path(settings, Path(settings.data)))
 
 
 def up(options: UpOptions) -> int:
@@ -85,10 +86,10 @@ def prove_ledger(data: Path) -> Verified:
     return Verified(facts, f"{where}: {problem.why}", "keep the folder as it is; the rest of the journal is not proven")
 
 
-def prove_audit(data: Path, public_key: str | None) -> Verified:
+def prove_audit(place: Place, public_key: str | None) -> Verified:
     """Check the chain in audit.db and its checkpoints (bursar.control.verify_audit)."""
+    data, checkpoints = place.data, place.checkpoints
     try:
-        checkpoints = data / "audit-checkpoints.jsonl"
         report = verify_audit.verify_database(
             data / "audit.db", checkpoints if checkpoints.exists() else None, public_key
         )

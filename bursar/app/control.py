@@ -14,8 +14,10 @@ import uvicorn
 import uvloop
 
 from bursar import __version__
+from bursar.app.audit_sinks import build_sinks
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.logs import set_up_logs
+from bursar.app.places import checkpoints_path
 from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
 from bursar.app.vault import Vault, open_vault
 from bursar.app.vigil import Vigil
@@ -87,11 +89,8 @@ class Control:
     def _build_audit(self) -> None:
         settings = self._spec.config.audit
         self._trail = AuditDb(self._folder / "audit.db", timeout=settings.timeout)
-        self._sinks = [
-            AuditFile(self._folder / "audit.jsonl", timeout=settings.timeout),
-            *(AuditFile(Path(f.path), required=f.required, timeout=settings.timeout) for f in settings.files),
-        ]
-        self._checkpoints = AuditFile(self._folder / "audit-checkpoints.jsonl", timeout=settings.timeout)
+        self._sinks = build_sinks(settings, self._folder, self._spec.node, self._env, self._clock)
+        self._checkpoints = AuditFile(checkpoints_path(self._spec.config, self._folder), timeout=settings.timeout)
         self._audit = AuditLog(self._trail, self._sinks, self._checkpoints, Signer(self._audit_seed), self._clock)
 
     def _build_directory(self) -> None:
@@ -209,7 +208,7 @@ class Control:
         return _server(build_admin(services, door, __version__))
 
     def _metrics_server(self) -> uvicorn.Server:
-        return _server(build_metrics(self._board, self._processes))
+        return _server(build_metrics(self._board, self._processes, self._before_scrape))
 
     async def _tell_of_guesses(self, failures: int, peer: str) -> None:
         await self.happened(self._spec.node, "admin.guess", f"peer/{peer}", {"failures": failures})
@@ -227,6 +226,9 @@ class Control:
             emulator=self._emulated and emulator_answers(self._directory.book.all(ProviderKey)),
             warnings=[f"audit sink {name}: {why}" for name, why in self._audit.faults().items()],
         )
+
+    def _before_scrape(self) -> None:
+        self._audit.tell(self._board.state)
 
     def _processes(self) -> Mapping[str, int]:
         gateways = {f"gateway-{s.node}": s.pid for s in self._link.sessions}

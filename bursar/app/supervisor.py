@@ -106,11 +106,12 @@ class Supervisor:
                 child.signal(signal.SIGHUP)  # certificates are read anew
 
     def _start_main(self, spec: NodeSpec) -> tuple[Ready, Ready]:
-        passphrase = self._config.wrapper.passphrase_env.upper()
+        ours = {self._config.wrapper.passphrase_env.upper()}
+        ours |= {sink.secret_env.upper() for sink in self._config.audit.sinks}
         clean = {
             name: value
             for name, value in self._env.items()
-            if not name.upper().endswith(_SECRET_NAMES) and name.upper() != passphrase
+            if not name.upper().endswith(_SECRET_NAMES) and name.upper() not in ours
         }
         control = Child("control", ["bursar.app.control"], self._env, [*spec.admin_fds, *spec.metrics_fds])
         gateway = Child("gateway", ["bursar.app.gateway"], {**_KEPT_MEMORY, **clean}, spec.data_fds)

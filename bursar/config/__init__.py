@@ -133,11 +133,30 @@ class FileSink(msgspec.Struct, frozen=True, kw_only=True):
     required: bool = False  # True: nothing is released while it cannot be written
 
 
+class Sink(msgspec.Struct, frozen=True, kw_only=True):
+    """A receiver of the audit elsewhere. Its credential is read from a variable or a file, never from here."""
+
+    name: str
+    kind: Literal["syslog", "ocsf", "webhook"]
+    url: str  # tcp://host:port or tls://host:port for syslog, https://... for the others
+    format: Literal["rfc5424", "cef"] = "rfc5424"  # syslog only: what its messages hold
+    required: bool = False  # True: nothing is released while it does not take records
+    timeout: Seconds = 5
+    secret_env: str = ""  # the variable that holds the webhook's signing key, or the bearer token for ocsf
+    secret_file: str = ""  # ... or the file that does
+    ca: str = ""  # PEM file of the authorities that are trusted; empty: the usual ones
+    cert: str = ""  # PEM files with which Bursar shows itself to a syslog receiver
+    key: str = ""
+    allow_private: bool = False  # an http(s) address may lie in a private network
+
+
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
     """`audit.db` in the data folder always is a sink; these come on top."""
 
     files: tuple[FileSink, ...] = ()
-    timeout: Seconds = 5  # per sink
+    sinks: tuple[Sink, ...] = ()
+    checkpoints: str = ""  # where the signed checkpoints go; empty: audit-checkpoints.jsonl in the data folder
+    timeout: Seconds = 5  # of the trail, the files and the checkpoints
 
 
 class Store(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from bursar.config import Config, Provider, Store
+import msgspec
+
+from bursar.config import Config, Provider, Sink, Store
 from bursar.config.store_url import faults_of_url
 from bursar.core.strict import Fault
 
@@ -34,6 +36,10 @@ def check_files(config: Config) -> list[Fault]:
         named += [("listen.data.tls.key", config.listen.data.tls.key, pem)]
     if config.store.kind == "postgres" and config.store.url_file:
         named += [("store.url_file", config.store.url_file, "give the path of a file that holds the URL alone")]
+    for index, sink in enumerate(config.audit.sinks):
+        files = {"ca": sink.ca, "cert": sink.cert, "key": sink.key, "secret_file": sink.secret_file}
+        there = "give the path of a file that exists"
+        named += [(f"audit.sinks[{index}].{field}", name, there) for field, name in files.items() if name]
     return [
         Fault(path, "no_such_file", f"there is no file {name}", hint)
         for path, name, hint in named
@@ -162,4 +168,50 @@ def _served(path: str, provider: Provider) -> Iterator[Fault]:
             yield Fault(f"{path}.models[{index}]", "bad_value", "is not a model name or glob", 'write "gpt-4o*"')
 
 
-_RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (_node, _ports, _spans, _store, _providers)
+def _audit(config: Config) -> Iterator[Fault]:
+    """The sinks of the audit: names differ, addresses are of the right kind, a credential where one is needed."""
+    seen: set[str] = set()
+    for index, sink in enumerate(config.audit.sinks):
+        path = f"audit.sinks[{index}]"
+        if not _NAME.fullmatch(sink.name) or sink.name in seen:
+            yield Fault(f"{path}.name", "bad_value", "is not a name, or taken", "use a-z, 0-9, `.`, `_` and `-`")
+        seen.add(sink.name)
+        if not sink.timeout > 0:
+            yield Fault(f"{path}.timeout", "bad_value", "must be above zero", "write for example 5s")
+        if sink.secret_env and sink.secret_file:
+            yield Fault(f"{path}.secret_file", "bad_value", "stands beside secret_env", "keep one of the two")
+        if bool(sink.cert) != bool(sink.key):
+            yield Fault(f"{path}.cert", "bad_value", "certificate and key go together", "give both or neither")
+        yield from _syslog_sink(path, sink) if sink.kind == "syslog" else _http_sink(path, sink)
+
+
+def _syslog_sink(path: str, sink: Sink) -> Iterator[Fault]:
+    try:
+        url = urlsplit(sink.url)
+        fits = url.scheme in {"tcp", "tls"} and bool(url.hostname) and bool(url.port) and url.path in {"", "/"}
+    except ValueError:
+        fits = False
+    if not fits:
+        yield Fault(f"{path}.url", "bad_value", "is no address of a syslog receiver", "write tls://siem.example:6514")
+    elif url.scheme == "tcp" and (sink.ca or sink.cert):
+        yield Fault(f"{path}.url", "bad_value", "has certificates and no TLS", "write tls://")
+    if sink.secret_env or sink.secret_file:
+        yield Fault(f"{path}.secret_env", "bad_value", "has no meaning for syslog", "use cert and key with tls://")
+
+
+def _http_sink(path: str, sink: Sink) -> Iterator[Fault]:
+    twin = Provider(dialect="openai", base_url=sink.url.partition("?")[0], allow_private=sink.allow_private)
+    for fault in _base_url(path, twin):
+        hint = fault.hint.replace("https://api.openai.com/v1", "https://siem.example/audit")
+        hint = hint.replace("store the key with `bursar secrets put`", "use secret_env or secret_file")
+        message = fault.message.replace("the provider key", "the audit")
+        yield msgspec.structs.replace(fault, path=f"{path}.url", message=message, hint=hint)
+    if sink.format != "rfc5424":
+        yield Fault(f"{path}.format", "bad_value", "has a meaning for syslog only", "remove it")
+    if sink.cert:
+        yield Fault(f"{path}.cert", "bad_value", "has a meaning for syslog only", "remove it")
+    if sink.kind == "webhook" and not (sink.secret_env or sink.secret_file):
+        yield Fault(f"{path}.secret_env", "missing", "a webhook is signed", "name the variable that holds its key")
+
+
+_RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (_node, _ports, _spans, _store, _providers, _audit)

@@ -8,7 +8,7 @@ otherwise it raises AuditFailed and the act does not happen. A sink known to be 
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from bursar.control.audit_follower import Follower, too_slow, within
@@ -111,6 +111,20 @@ class AuditLog:
         faults = {follower.sink.name: follower.away() for follower in self._followers}
         faults |= {self._trail.name: self._trail_away(), "checkpoints": self._notary.fault}
         return {name: fault for name, fault in faults.items() if fault}
+
+    def tell(self, state: Callable[[str, tuple[str, ...], float], None]) -> None:
+        """Say how it stands: (metric, labels, value), see `bursar.core.telemetry`."""
+        if self._head is not None:
+            state("bursar_audit_sequence", (), self._head[0])
+        away = self.faults()
+        for name in (self._trail.name, "checkpoints"):
+            state("bursar_audit_sink_up", (name,), name not in away)
+        for follower in self._followers:
+            labels = (follower.sink.name,)
+            state("bursar_audit_sink_up", labels, follower.sink.name not in away)
+            state("bursar_audit_sink_lag_records", labels, follower.lag)
+            state("bursar_audit_sink_records_total", labels, follower.written)
+            state("bursar_audit_sink_failures_total", labels, follower.failures)
 
     async def close(self) -> None:
         """Sign the end and stop. A sink that lags is given the rest at the next start, from the trail."""

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
-from bursar.core.audit import AuditFailed, unframe
+from bursar.core.audit import AuditFailed, decode_record, unframe
 from bursar.ports import AuditSink, AuditTrail
 
 T = TypeVar("T")
@@ -35,8 +35,11 @@ class Follower:
     def __init__(self, sink: AuditSink, trail: AuditTrail) -> None:
         self.sink = sink
         self.fault = ""
+        self.failures = 0
+        self.written = 0
         self._trail = trail
         self._position: int | None = None  # seq of the last record the sink has; None = to be asked
+        self._had = 0  # the same, as last known
         self._known = 0  # seq of the last record it should have
         self._fresh: deque[tuple[int, Sequence[bytes]]] = deque(maxlen=_FRESH_BATCHES)
         self._offered = asyncio.Event()
@@ -72,6 +75,11 @@ class Follower:
         self._waiting.append((seq, waiter))
         await waiter
 
+    @property
+    def lag(self) -> int:
+        """Records that the trail has and the sink, as far as is known, has not."""
+        return max(0, self._known - self._had)
+
     def away(self) -> str:
         """Why it is of no use to wait for this sink; "" when it is not."""
         since = self._busy_since
@@ -83,19 +91,22 @@ class Follower:
         """Where the sink stands, once, and whether what it holds is this trail's past."""
         if self._position is not None:
             return
-        place = await self._watched(self.sink.position())
+        seq, record_hash = await self._watched(self.sink.position())
         head, _ = await self._trail.position()
         self._known = max(self._known, head)
-        if place is None:
-            self._position = head
-            return
-        seq, record_hash = place
-        ours = await self._trail.read(seq - 1, 1) if seq else []
-        if seq and not (ours and unframe(ours[0])[0] == record_hash):
+        if seq and not await self._is_ours(seq, record_hash, head):
             hint = "Move it away: it is written anew from the trail. Keep it, one of the two was altered or restored"
             message = f"The audit sink {self.sink.name} holds records that are not the trail's"
             raise AuditFailed(message, hint, {"sink": self.sink.name})
         self._position = seq
+
+    async def _is_ours(self, seq: int, record_hash: bytes, head: int) -> bool:
+        """Whether the trail has this record; one that retention has pruned there is taken at its word."""
+        ours = await self._trail.read(seq - 1, 1)
+        if not ours or seq > head:
+            return False
+        found, payload = unframe(ours[0])
+        return found == record_hash if decode_record(payload).seq == seq else True
 
     async def _send(self) -> None:
         """Give the sink what it lacks; wait while it lacks nothing."""
@@ -107,8 +118,11 @@ class Follower:
         lines = self._next_fresh(position) or await self._trail.read(position, _AT_ONCE)
         if not lines:
             raise AuditFailed(f"The trail lacks records after {position} that it had", facts={"sink": self.sink.name})
+        self._position = None  # if it fails, the sink is asked how much of it it has
         await self._watched(self.sink.write(lines))
-        self._position = position + len(lines)
+        self._position = decode_record(unframe(lines[-1])[1]).seq
+        self.written += len(lines)
+        self.fault = ""
 
     def _next_fresh(self, position: int) -> list[bytes]:
         """The lines after `position` that are still in memory; none when they begin later."""
@@ -123,10 +137,12 @@ class Follower:
         return lines
 
     def _settle(self) -> None:
-        """The sink works: whoever waited for what it has now goes on."""
-        self.fault = ""
+        """Whoever waited for what the sink has now goes on. It works when it lacks nothing, or has just taken some."""
         position = self._position
         assert position is not None
+        if position >= self._known:
+            self.fault = ""
+        self._had = position
         still = []
         for seq, waiter in self._waiting:
             if seq <= position and not waiter.done():
@@ -137,6 +153,7 @@ class Follower:
 
     def _fail(self, fault: AuditFailed) -> None:
         self.fault = fault.message
+        self.failures += 1
         waiting, self._waiting = self._waiting, []
         for _, waiter in waiting:
             if not waiter.done():

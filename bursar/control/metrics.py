@@ -64,6 +64,11 @@ class MetricsBoard:
         """For what control itself counts."""
         self._add(name, labels, amount)
 
+    def state(self, name: str, labels: Labels, value: float) -> None:
+        """For what control knows as a total or a state, at the time of a scrape."""
+        if (place := self._place(name, labels, self._values.get(name))) is not None:
+            self._values[name][place] = value
+
     def render(self, openmetrics: bool = False, processes: Mapping[str, int] | None = None) -> bytes:
         """The whole exposition. `processes` maps a process' name ("gateway", "control") to its pid."""
         lines: list[str] = []

@@ -39,6 +39,11 @@ METRICS: dict[str, Metric] = {
     "bursar_bytes_in_flight": Metric("gauge", "Request bytes held in memory", ()),
     "bursar_open_holds": Metric("gauge", "Holds not yet settled", ()),
     "bursar_directory_version": Metric("gauge", "Directory version applied", ()),
+    "bursar_audit_sequence": Metric("gauge", "Number of the last audit record", ()),
+    "bursar_audit_sink_up": Metric("gauge", "Whether an audit sink takes records", ("sink",)),
+    "bursar_audit_sink_lag_records": Metric("gauge", "Audit records that a sink still lacks", ("sink",)),
+    "bursar_audit_sink_records_total": Metric("counter", "Audit records delivered to a sink", ("sink",)),
+    "bursar_audit_sink_failures_total": Metric("counter", "Failed deliveries to an audit sink", ("sink",)),
     "bursar_guard_total": Metric("counter", "Guard verdicts", ("verdict",)),
 }
 

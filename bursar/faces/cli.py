@@ -14,7 +14,7 @@ from bursar.faces.cli_money import add_usage, budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
 from bursar.faces.cli_secrets import secrets_group
 from bursar.faces.cli_tenants import owners_group, teams_group
-from bursar.faces.cli_terminal import NOT_VERIFIED, Locate, Terminal, Trouble, command
+from bursar.faces.cli_terminal import NOT_VERIFIED, Locate, Place, Terminal, Trouble, command
 from bursar.faces.tables import Column, card, write
 
 EPILOG = (
@@ -49,7 +49,7 @@ class Offline:
     up: Callable[[UpOptions], int]
     check_config: Callable[[str | None], Mapping[str, str]]  # what was read; raises Faults
     verify_ledger: Callable[[Path], Verified]
-    verify_audit: Callable[[Path, str | None], Verified]  # (data folder, known public key)
+    verify_audit: Callable[[Place, str | None], Verified]  # (where the node lies, known public key)
     compare_prices: Compare
 
 
@@ -150,7 +150,7 @@ def _audit_group(offline: Offline) -> typer.Typer:
         ] = None,
     ) -> None:
         """Prove the chain and its signed checkpoints, offline."""
-        _tell(terminal, offline.verify_audit(terminal.place.data, public_key), "the audit is proven")
+        _tell(terminal, offline.verify_audit(terminal.place, public_key), "the audit is proven")
 
     @command(group, "tail", offline.locate)
     def tail(

@@ -32,6 +32,7 @@ class Place(NamedTuple):
 
     data: Path
     admin_url: str
+    checkpoints: Path  # the audit's second place
 
 
 Locate = Callable[[str | None, str | None], Place]

@@ -10,8 +10,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Callable[[], Awaitable[Any]], Send], Awaitable[None]]
 
 
-def build_metrics(board: MetricsBoard, processes: Callable[[], Mapping[str, int]]) -> Application:
-    """`processes` names the processes whose figures are shown: name -> pid."""
+def build_metrics(
+    board: MetricsBoard, processes: Callable[[], Mapping[str, int]], before: Callable[[], None] = lambda: None
+) -> Application:
+    """`processes` names the processes whose figures are shown: name -> pid. `before` runs before each scrape."""
 
     async def serve(scope: Scope, _receive: Callable[[], Awaitable[Any]], send: Send) -> None:
         if scope["type"] != "http":
@@ -26,6 +28,7 @@ def build_metrics(board: MetricsBoard, processes: Callable[[], Mapping[str, int]
             accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
             openmetrics = wants_openmetrics(accept)
             media_type = (OPENMETRICS if openmetrics else TEXT).encode()
+            before()
             await _answer(send, 200, media_type, board.render(openmetrics, processes()))
 
     return serve

@@ -36,7 +36,7 @@ class Cli:
         self.upped: list[UpOptions] = []
         self.differences: list[dict[str, str | int]] = []
         offline = Offline(
-            locate=lambda _config, data: Place(Path(data) if data else stand.folder, stand.url),
+            locate=lambda _config, data: Place(Path(data) if data else stand.folder, stand.url, Path("checkpoints")),
             up=self._up,
             check_config=self._check,
             verify_ledger=lambda _data: self.ledger,
