@@ -4,7 +4,7 @@ A Protocol grows only when a stage needs it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.provider_keys import SecretEntry
@@ -161,6 +161,22 @@ class EventSplitter(Protocol):
     def rest(self) -> bytes: ...
 
 
+class WebAnswer(NamedTuple):
+    status: int
+    headers: dict[str, str]  # lower-case names
+    body: bytes
+
+
+class Web(Protocol):
+    """Short calls of control to systems of the operator's: vaults, identity providers."""
+
+    async def call(
+        self, method: str, url: str, headers: Sequence[tuple[str, str | Secret]], body: bytes | Secret, seconds: float
+    ) -> WebAnswer:
+        """One request and its whole answer, within `seconds`. No redirect is followed. Raises UpstreamFault."""
+        ...
+
+
 # ---- secrets, audit --------------------------------------------------------------------------------------------------
 
 
@@ -179,14 +195,32 @@ class KeyWrapper(Protocol):
 
 
 class SecretStore(Protocol):
-    """Where provider keys lie. Values travel as `Secret`. Tags bind: a value opens under its own tags only."""
+    """Where provider keys lie. Values travel as `Secret`. tests/conformance/test_secret_stores.py is its contract.
+
+    Besides the words below each call raises what the store itself is in: secrets_unavailable, store_sealed,
+    store_denied, store_login_failed, store_throttled, store_mismatch; `store_read_only` where it cannot be written.
+    """
+
+    @property
+    def name(self) -> str:
+        """As `bursar.yaml` calls it."""
+        ...
+
+    @property
+    def writable(self) -> bool: ...
 
     async def put(
-        self, address: str, value: Secret, tags: Mapping[str, str], allow_duplicate: bool = False
+        self,
+        address: str,
+        value: Secret,
+        tags: Mapping[str, str],
+        allow_duplicate: bool = False,
+        secret_id: str | None = None,
     ) -> tuple[str, int]:
         """Store a new entry, or a new version of the one at this address -> (id, version).
 
-        Raises Refusal: invalid_address, invalid_tags, invalid_secret, duplicate_secret.
+        `secret_id` is the id that a new entry shall have: one that comes from another store keeps its own.
+        Raises Refusal: invalid_address, invalid_tags, invalid_secret, duplicate_secret, secret_changed.
         """
         ...
 
@@ -212,6 +246,10 @@ class SecretStore(Protocol):
 
     async def destroy(self, secret_id: str, version: int | None = None) -> None:
         """Shred one version that is not current, or the whole entry."""
+        ...
+
+    async def find(self, value: Secret) -> SecretEntry | None:
+        """The entry that holds this very value, by keyed fingerprint; None when none does or none can be told."""
         ...
 
 

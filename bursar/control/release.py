@@ -109,6 +109,6 @@ class Releases:
         number = entry.version if version is None else version
         if entry.disabled:
             raise Refusal("no_provider_key", "The provider key is switched off", f"bursar secrets enable {entry.id}")
-        if not any(known.version == number and known.state != "destroyed" for known in entry.versions):
+        if not any(known.version == number and known.state in ("current", "previous") for known in entry.versions):
             raise Refusal("no_provider_key", f"The provider key has no version {number} that can be opened")
         return entry, number

@@ -126,6 +126,7 @@ class ProviderKey(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens_default: int | None = None
     disabled: bool = False
     tags: dict[str, str] = {}
+    store: str = "embedded"  # where its value lies
 
 
 class Admin(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,8 @@ UNASSIGNED = "unassigned"
 ADDRESS_PARTS = ("provider", "model", "key_type", "environment", "team")
 BINDING_TAGS = ("billing_owner", "purpose", "allowed_models", "max_tokens_default")
 
-VersionState = Literal["current", "previous", "destroyed"]
+VersionState = Literal["current", "previous", "deleted", "destroyed"]  # deleted: the store could bring it back
+EMBEDDED = "embedded"
 
 _PART = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9._:@+%-]{0,127}", re.ASCII)
 _TAG_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}", re.ASCII)
@@ -46,6 +47,8 @@ class SecretEntry(msgspec.Struct, frozen=True, kw_only=True):
     disabled: bool = False
     created_at: int = 0  # ns
     updated_at: int = 0  # ns
+    store: str = EMBEDDED  # where it lies
+    fault: str = ""  # the word why it cannot be used as it lies there: invalid_address, invalid_tags, ...
 
     @property
     def unowned(self) -> bool:
@@ -127,8 +130,9 @@ def provider_key_of(entry: SecretEntry) -> ProviderKey:
         purposes=_split(tags.get("purpose"), ("inference",)),
         allowed_models=_split(tags.get("allowed_models"), ("*",)),
         max_tokens_default=None if limit is None else int(limit),
-        disabled=entry.disabled or entry.version == 0,
+        disabled=entry.disabled or entry.version == 0 or bool(entry.fault),
         tags={name: value for name, value in tags.items() if name not in BINDING_TAGS},
+        store=entry.store,
     )
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from bursar.core.errors import Refusal
 from bursar.core.provider_keys import (
+    EMBEDDED,
     SecretEntry,
     SecretVersion,
     VersionState,
@@ -25,8 +26,8 @@ from bursar.core.secret import Secret
 from bursar.secrets.database import reading, transaction
 from bursar.secrets.sealed_file import SealedFile
 from bursar.secrets.sealing import SealError, open_sealed, seal
+from bursar.secrets.values import check_value
 
-_MAX_VALUE = 64 * 1024
 _SECRETS = "SELECT id, address, tags, disabled, created_at, updated_at FROM secret"
 _VERSIONS = "SELECT secret_id, version, state, created_at FROM version"
 _LIVE = "SELECT version, sealed FROM version WHERE secret_id = ? AND sealed IS NOT NULL ORDER BY version"
@@ -47,6 +48,9 @@ class _Bound(NamedTuple):
 class EmbeddedStore(SealedFile):
     """Made by `open`; `close()` when done."""
 
+    name = EMBEDDED
+    writable = True
+
     async def _prepare(self) -> None:
         random = self._entropy.token_bytes
         self._fingerprint_key = await self.internal("fingerprint-key", lambda: Secret(random(32).hex()))
@@ -54,7 +58,12 @@ class EmbeddedStore(SealedFile):
     # ---- provider keys
 
     async def put(
-        self, address: str, value: Secret, tags: Mapping[str, str], allow_duplicate: bool = False
+        self,
+        address: str,
+        value: Secret,
+        tags: Mapping[str, str],
+        allow_duplicate: bool = False,
+        secret_id: str | None = None,
     ) -> tuple[str, int]:
         """A new entry; or, where the address is taken, a new current version of that entry, which takes these tags.
 
@@ -62,7 +71,7 @@ class EmbeddedStore(SealedFile):
         """
         check_address(address)
         tags = check_tags(tags)
-        _check_value(value, (address, *tags, *tags.values()))
+        check_value(value, (address, *tags, *tags.values()))
         async with self._turn:
             self._check_duplicate(value, allow_duplicate)
             with reading(self._db) as db:
@@ -70,7 +79,8 @@ class EmbeddedStore(SealedFile):
                 row = db.execute(sql, (address,)).fetchone()
                 present = None if row is None else self._entry(row[0])
             bound = None if present is None else await self._bind(present, tags)
-            secret_id = "sec_" + b32encode(self._entropy.token_bytes(10)).decode().lower() if row is None else row[0]
+            new_id = secret_id or "sec_" + b32encode(self._entropy.token_bytes(10)).decode().lower()
+            secret_id = new_id if row is None else str(row[0])
             number, sealed = await self._seal_next(secret_id, tag_digest(address, tags), value)
             with transaction(self._db) as db:
                 if bound is None:
@@ -90,7 +100,7 @@ class EmbeddedStore(SealedFile):
         async with self._turn:
             with reading(self._db):
                 entry = self._entry(secret_id)
-            _check_value(value, (entry.address, *entry.tags, *entry.tags.values()))
+            check_value(value, (entry.address, *entry.tags, *entry.tags.values()))
             self._check_duplicate(value, allow_duplicate)
             number, sealed = await self._seal_next(secret_id, tag_digest(entry.address, entry.tags), value)
             with transaction(self._db):
@@ -184,6 +194,12 @@ class EmbeddedStore(SealedFile):
                     db.execute("UPDATE secret SET destroyed_at = ?, updated_at = ? WHERE id = ?", (now, now, secret_id))
             with reading(self._db) as db:
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    async def find(self, value: Secret) -> SecretEntry | None:
+        """The entry that holds this value in any version that is not destroyed."""
+        with reading(self._db) as db:
+            row = db.execute(_SAME, (self._fingerprint(value),)).fetchone()
+            return None if row is None else self._entry(row[0])
 
     # ---- in one's turn
 
@@ -280,15 +296,3 @@ def _decode(tags: str) -> dict[str, str]:
         return msgspec.json.decode(tags, type=dict[str, str])
     except msgspec.MsgspecError:
         raise SealError("tags_changed", "The tags of a row cannot be read", "Restore the row from a backup") from None
-
-
-def _check_value(value: Secret, shown: Sequence[str]) -> None:
-    """A value of unknown shape is fine (providers change theirs); what is empty, or shown elsewhere, is not."""
-    if not value.reveal().strip():
-        raise Refusal("invalid_secret", "The value is empty")
-    if len(value.reveal()) > _MAX_VALUE:
-        raise Refusal("invalid_secret", f"The value has more than {_MAX_VALUE} characters")
-    if value.reveal() != value.reveal().strip() or "\0" in value.reveal():
-        raise Refusal("invalid_secret", "The value begins or ends with a blank", "Drop the line end or the blanks")
-    if any(value.reveal() in text for text in shown):
-        raise Refusal("invalid_secret", "The value also stands in the address or a tag, which are not sealed")

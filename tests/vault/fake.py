@@ -305,6 +305,7 @@ class FakeVault:
 def _handler(vault: FakeVault) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = 1 << 16  # head and body in one packet
 
         def handle_any(self) -> None:
             length = int(self.headers.get("content-length") or 0)

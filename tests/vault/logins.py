@@ -65,7 +65,7 @@ class Login:
         self.logins += 1
         token = self.lives.mint(
             _list(role.get("token_policies") or role.get("policies")),
-            ttl=_seconds(role.get("token_ttl")) or 2764800,
+            ttl=_seconds(role.get("token_ttl") or role.get("ttl")) or 2764800,
             max_ttl=_seconds(role.get("token_max_ttl")),
             path=f"auth/{self.mount}/login",
             namespace=self.namespace,
