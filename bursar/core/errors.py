@@ -135,6 +135,7 @@ RULES: dict[str, Rule] = {
     "tags_changed": Rule(503, "server_error", "api_error", False, "The address or tags are not those sealed"),
     "tampered": Rule(503, "server_error", "api_error", False, "The sealed secret was altered"),
     "format_unknown": Rule(503, "server_error", "api_error", False, "The sealed secret has an unknown format"),
+    "scan_unreadable": Rule(400, _INVALID, _INVALID, False, "What should be scanned cannot be read"),
     # -- administration
     "admin_token_missing": Rule(401, "authentication_error", "authentication_error", False, "No admin token was given"),
     "admin_token_invalid": Rule(401, "authentication_error", "authentication_error", False, "Not the admin token"),

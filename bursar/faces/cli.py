@@ -12,14 +12,15 @@ from bursar.faces.cli_admins import add_whoami, admins_group
 from bursar.faces.cli_keys import keys_group
 from bursar.faces.cli_money import add_usage, budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
+from bursar.faces.cli_scan import add_scan
 from bursar.faces.cli_secrets import secrets_group
 from bursar.faces.cli_tenants import owners_group, teams_group
 from bursar.faces.cli_terminal import NOT_VERIFIED, Locate, Place, Terminal, Trouble, command
 from bursar.faces.tables import Column, card, write
 
 EPILOG = (
-    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 node not reachable, 4 a verification failed, "
-    "5 the configuration has faults."
+    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 node not reachable, "
+    "4 a verification failed or a scan found keys, 5 the configuration has faults."
 )
 
 
@@ -75,6 +76,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(_audit_group(offline), name="audit")
     app.add_typer(admins_group(locate), name="admins")
     add_whoami(app, locate)
+    add_scan(app, locate)
     return app
 
 

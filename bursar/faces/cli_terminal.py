@@ -1,7 +1,8 @@
 """Between a command and who called it, person or program: where the node is, how to answer, which code to exit with.
 
-Exit codes: 0 done · 1 refused or failed · 2 wrong usage · 3 the node is not reachable · 4 a verification failed ·
-5 the configuration has faults. With ``--json`` answers go to stdout and problems to stderr, both as JSON.
+Exit codes: 0 done · 1 refused or failed · 2 wrong usage · 3 the node is not reachable · 4 a verification failed or a
+scan found keys · 5 the configuration has faults. With ``--json`` answers go to stdout and problems to stderr, both
+as JSON.
 """
 
 import functools
