@@ -148,6 +148,7 @@ RULES: dict[str, Rule] = {
     "already_exists": Rule(409, _INVALID, _INVALID, False, "The id is taken"),
     "in_use": Rule(409, _INVALID, _INVALID, False, "Something else still needs it"),
     "policy_widens": Rule(409, _INVALID, _INVALID, False, "A key may only narrow what its team allows"),
+    "node_name_taken": Rule(409, _INVALID, _INVALID, False, "Another node of the fleet has this name"),
     "directory_changed": Rule(409, _INVALID, _INVALID, True, "The directory was changed by somebody else"),
     "ledger_unreadable": Rule(503, "server_error", "api_error", True, "The ledger's read model stands still"),
     "directory_unavailable": Rule(503, "server_error", "api_error", True, "The directory cannot be written"),

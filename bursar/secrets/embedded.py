@@ -5,27 +5,16 @@ own loop, from one thread; sealing may wait for a wrapping key in another house.
 in one transaction, and changes take turns: the store is its file's only writer. A value appears here as `Secret` only.
 """
 
-import hmac
-from base64 import b32encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple, cast
 
-import msgspec
-
 from bursar.core.errors import Refusal
-from bursar.core.provider_keys import (
-    EMBEDDED,
-    SecretEntry,
-    SecretVersion,
-    VersionState,
-    check_address,
-    check_tags,
-    tag_digest,
-)
+from bursar.core.provider_keys import EMBEDDED, SecretEntry, check_address, check_tags, tag_digest
 from bursar.core.secret import Secret
 from bursar.secrets.database import reading, transaction
+from bursar.secrets.entry_rows import duplicate, encode_tags, entry_of, fingerprint, new_id
 from bursar.secrets.sealed_file import SealedFile
-from bursar.secrets.sealing import SealError, open_sealed, seal
+from bursar.secrets.sealing import open_sealed, seal
 from bursar.secrets.values import check_value
 
 _SECRETS = "SELECT id, address, tags, disabled, created_at, updated_at FROM secret"
@@ -79,14 +68,13 @@ class EmbeddedStore(SealedFile):
                 row = db.execute(sql, (address,)).fetchone()
                 present = None if row is None else self._entry(row[0])
             bound = None if present is None else await self._bind(present, tags)
-            new_id = secret_id or "sec_" + b32encode(self._entropy.token_bytes(10)).decode().lower()
-            secret_id = new_id if row is None else str(row[0])
+            secret_id = secret_id or new_id(self._entropy) if row is None else str(row[0])
             number, sealed = await self._seal_next(secret_id, tag_digest(address, tags), value)
             with transaction(self._db) as db:
                 if bound is None:
                     now = self._clock.now()
                     sql = "INSERT INTO secret (id, address, tags, created_at, updated_at) VALUES (?, ?, ?, ?, ?)"
-                    db.execute(sql, (secret_id, address, _encode(tags), now, now))
+                    db.execute(sql, (secret_id, address, encode_tags(tags), now, now))
                 else:
                     self._write_bound(bound)
                 self._write_version(secret_id, number, sealed, value)
@@ -130,14 +118,14 @@ class EmbeddedStore(SealedFile):
             for secret_id, *rest in db.execute(_VERSIONS + " ORDER BY secret_id, version"):
                 versions.setdefault(secret_id, []).append((rest[0], rest[1], rest[2]))
             rows = db.execute(_SECRETS + " WHERE destroyed_at IS NULL ORDER BY address").fetchall()
-        return [_entry_of(row, versions.get(row[0], [])) for row in rows]
+        return [entry_of(row, versions.get(row[0], [])) for row in rows]
 
     async def twins(self) -> list[tuple[str, ...]]:
         """Addresses under which the same value is stored, each group by itself; nothing is opened."""
         found: dict[bytes, list[str]] = {}
         with reading(self._db) as db:
-            for fingerprint, address in db.execute(_TWINS):
-                found.setdefault(fingerprint, []).append(address)
+            for mark, address in db.execute(_TWINS):
+                found.setdefault(mark, []).append(address)
         return [tuple(addresses) for addresses in found.values() if len(addresses) > 1]
 
     async def tag(self, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry:
@@ -210,7 +198,7 @@ class EmbeddedStore(SealedFile):
                 "secret_not_found", f"There is no provider key {secret_id[:64]!r}", "See: bursar secrets list"
             )
         versions = self._db.execute(_VERSIONS + " WHERE secret_id = ? ORDER BY version", (secret_id,)).fetchall()
-        return _entry_of(row, [(number, state, created) for _, number, state, created in versions])
+        return entry_of(row, [(number, state, created) for _, number, state, created in versions])
 
     async def _seal_next(self, secret_id: str, digest: bytes, value: Secret) -> tuple[int, bytes]:
         sql = "SELECT coalesce(max(version), 0) FROM version WHERE secret_id = ?"
@@ -250,49 +238,13 @@ class EmbeddedStore(SealedFile):
             sql = "UPDATE version SET sealed = ? WHERE secret_id = ? AND version = ?"
             self._db.execute(sql, (sealed, bound.entry.id, number))
         sql = "UPDATE secret SET tags = ?, updated_at = ? WHERE id = ?"
-        self._db.execute(sql, (_encode(bound.tags), self._clock.now(), bound.entry.id))
+        self._db.execute(sql, (encode_tags(bound.tags), self._clock.now(), bound.entry.id))
 
     def _check_duplicate(self, value: Secret, allowed: bool) -> None:
         with reading(self._db) as db:
             row = None if allowed else db.execute(_SAME, (self._fingerprint(value),)).fetchone()
         if row is not None:
-            secret_id, address, version = row
-            raise Refusal(
-                "duplicate_secret",
-                f"The same provider key is already stored as {address}, version {version}",
-                "Use that entry, or allow the duplicate",
-                facts={"secret": secret_id, "address": address, "version": version},
-            )
+            raise duplicate(*row)
 
     def _fingerprint(self, value: Secret) -> bytes:
-        """Keyed, so that a copied file does not tell whether it holds a key that somebody has found."""
-        raw = value.reveal().encode
-        return hmac.digest(bytes.fromhex(self._fingerprint_key.reveal()), raw("utf-8", "surrogatepass"), "sha256")
-
-
-def _entry_of(row: Sequence[object], versions: Sequence[tuple[int, str, int]]) -> SecretEntry:
-    secret_id, address, tags, disabled, created_at, updated_at = row
-    return SecretEntry(
-        id=cast(str, secret_id),
-        address=cast(str, address),
-        tags=_decode(cast(str, tags)),
-        version=next((number for number, state, _ in versions if state == "current"), 0),
-        versions=tuple(
-            SecretVersion(version=number, state=cast(VersionState, state), created_at=created)
-            for number, state, created in versions
-        ),
-        disabled=bool(disabled),
-        created_at=cast(int, created_at),
-        updated_at=cast(int, updated_at),
-    )
-
-
-def _encode(tags: Mapping[str, str]) -> str:
-    return msgspec.json.encode(dict(sorted(tags.items()))).decode()
-
-
-def _decode(tags: str) -> dict[str, str]:
-    try:
-        return msgspec.json.decode(tags, type=dict[str, str])
-    except msgspec.MsgspecError:
-        raise SealError("tags_changed", "The tags of a row cannot be read", "Restore the row from a backup") from None
+        return fingerprint(self._fingerprint_key, value)

@@ -10,15 +10,18 @@ import pytest
 from bursar.app.web import WireWeb
 from bursar.core.secret import Secret
 from bursar.secrets.embedded import EmbeddedStore
+from bursar.secrets.sealed_postgres import SealedPostgres
 from bursar.secrets.values import Fingerprint
 from bursar.secrets.vault import TagsIn, VaultPlace, VaultStore
 from bursar.secrets.vault_api import VaultApi
 from bursar.secrets.vault_login import VaultClient, VaultLogin
 from bursar.secrets.wrap.local import LocalWrapper
+from bursar.stores.postgres import Address, Postgres
+from bursar.stores.postgres_schema import migrate
 from tests.conformance.stands import Stand, writable
 from tests.vault.fake import FakeVault
 
-STORES = ("embedded", "vault", "vault-data")
+STORES = ("embedded", "postgres", "vault", "vault-data")
 
 
 class SystemEntropy:
@@ -63,5 +66,12 @@ async def stand(request: pytest.FixtureRequest, tmp_path: Path, vault: FakeVault
         store = await EmbeddedStore.open(tmp_path / "secrets.db", [wrapper], SystemClock(), entropy)
         yield writable(store)
         store.close()
+    elif request.param == "postgres":
+        way = Postgres(Address(url=Secret(request.getfixturevalue("database"))))
+        await migrate(way, "secrets")
+        entropy = SystemEntropy()
+        wrapper = LocalWrapper("test:one", os.urandom(32), entropy)
+        yield writable(await SealedPostgres.open(way, [wrapper], SystemClock(), entropy))
+        await way.close()
     else:
         yield writable(vault_store(vault, web, "data" if request.param == "vault-data" else "custom_metadata"))

@@ -1,0 +1,96 @@
+"""The audit's trail in PostgreSQL: one table, a chain for each node of the fleet.
+
+A chain has one writer, its node; a second one finds its place taken and is refused. That chains are apart is what lets
+nodes write without waiting for one another: docs/decisions/0005-audit-chain-a-node.md.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+
+from bursar.core.audit import GENESIS, AuditFailed, decode_record, frame, unframe
+from bursar.core.errors import Refusal
+from bursar.stores.postgres import Postgres, named_faults
+
+Row = tuple[int, int, str, str, str, str, bytes, bytes]
+"""seq, at_ns, actor, action, target, outcome, hash, payload."""
+
+_INSERT = """INSERT INTO bursar.audit_record (chain, seq, at_ns, actor, action, target, outcome, hash, payload)
+    SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[],
+        $9::bytea[])"""
+_LAST = "SELECT seq, hash FROM bursar.audit_record WHERE chain = $1 ORDER BY seq DESC LIMIT 1"
+_AFTER = "SELECT hash, payload FROM bursar.audit_record WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3"
+_CHAINS = "SELECT DISTINCT chain FROM bursar.audit_record ORDER BY chain"
+_ROWS = """SELECT seq, at_ns, actor, action, target, outcome, hash, payload FROM bursar.audit_record
+    WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT 5000"""
+
+
+class AuditPostgres:
+    """`bursar.ports.AuditTrail`."""
+
+    name = "PostgreSQL"
+    required = True
+
+    def __init__(self, store: Postgres, chain: str, timeout: float = 5.0) -> None:
+        self.timeout = timeout
+        self._store = store
+        self._chain = chain
+
+    async def write(self, records: Sequence[bytes]) -> None:
+        """All lines or none. Raises AuditFailed; whether they then stand is for `position` to tell."""
+        columns = zip(*(_row(line) for line in records), strict=True)
+        try:
+            with named_faults("audit_unavailable", "The audit was not written"):
+                async with self._store.transaction() as db:
+                    await db.execute(self._store.sql(_INSERT), self._chain, *(list(column) for column in columns))
+        except Refusal as refusal:
+            raise _failed(refusal) from None
+
+    async def position(self) -> tuple[int, bytes]:
+        """(seq, hash) of the chain's last record; (0, GENESIS) before the first."""
+        try:
+            with named_faults("audit_unavailable", "The audit was not read"):
+                async with self._store.connection() as db:
+                    row = await db.fetchrow(self._store.sql(_LAST), self._chain)
+        except Refusal as refusal:
+            raise _failed(refusal) from None
+        return (0, GENESIS) if row is None else (row["seq"], row["hash"])
+
+    async def read(self, after: int, limit: int) -> list[bytes]:
+        """Up to `limit` lines that follow the record `after`."""
+        try:
+            with named_faults("audit_unavailable", "The audit was not read"):
+                async with self._store.connection() as db:
+                    rows = await db.fetch(self._store.sql(_AFTER), self._chain, after, limit)
+        except Refusal as refusal:
+            raise _failed(refusal) from None
+        return [frame(row["hash"], row["payload"]) for row in rows]
+
+    def close(self) -> None:
+        """Nothing is held open: the connections are the store's."""
+
+
+async def chains(store: Postgres) -> list[str]:
+    """The names of all chains. Raises what is in postgres.AWAY."""
+    async with store.connection() as db:
+        return [row["chain"] for row in await db.fetch(store.sql(_CHAINS))]
+
+
+async def rows_of(store: Postgres, chain: str) -> AsyncIterator[list[Row]]:
+    """A whole chain, some thousand rows at a time. Raises what is in postgres.AWAY."""
+    after = 0
+    while True:
+        async with store.connection() as db:
+            rows = await db.fetch(store.sql(_ROWS), chain, after)
+        if not rows:
+            return
+        yield [tuple(row) for row in rows]
+        after = rows[-1]["seq"]
+
+
+def _row(line: bytes) -> Row:
+    record_hash, payload = unframe(line)
+    r = decode_record(payload)
+    return r.seq, r.at_ns, r.actor, r.action, r.target, r.outcome, record_hash, payload
+
+
+def _failed(refusal: Refusal) -> AuditFailed:
+    return AuditFailed(refusal.message, refusal.hint, {"sink": "PostgreSQL"})

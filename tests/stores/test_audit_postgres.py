@@ -1,0 +1,88 @@
+"""The audit's trail in PostgreSQL: a chain a node, in order, without gaps, and only ever added to."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bursar.control.audit import AuditLog
+from bursar.control.audit_notary import Signer
+from bursar.core.audit import GENESIS, AuditFailed, decode_record, unframe
+from bursar.core.secret import Secret
+from bursar.stores.audit_file import AuditFile
+from bursar.stores.audit_postgres import AuditPostgres, chains, rows_of
+from bursar.stores.postgres import Postgres
+from bursar.stores.postgres_schema import migrate
+from tests.control.tenants import SetClock
+
+
+@pytest.fixture
+async def way(store: Postgres) -> Postgres:
+    await migrate(store, "audit")
+    return store
+
+
+def log_of(way: Postgres, node: str, folder: Path) -> AuditLog:
+    second = AuditFile(folder / f"{node}-checkpoints.jsonl")
+    return AuditLog(AuditPostgres(way, node), [], second, Signer(Secret("11" * 32)), SetClock())
+
+
+async def test_nodes_write_at_once_each_into_its_own_chain(way: Postgres, tmp_path: Path) -> None:
+    logs = {node: log_of(way, node, tmp_path) for node in ("a", "b", "c")}
+    await asyncio.gather(
+        *(log.append("admin", "key.create", f"key/{n}", {"n": n}) for n in range(50) for log in logs.values())
+    )
+    for log in logs.values():
+        await log.close()
+    assert await chains(way) == ["a", "b", "c"]
+    for node in logs:
+        trail = AuditPostgres(way, node)
+        seq, last = await trail.position()
+        lines = await trail.read(0, 1000)
+        records = [decode_record(unframe(line)[1]) for line in lines]
+        assert [record.seq for record in records] == list(range(1, seq + 1))
+        assert sum(record.action == "key.create" for record in records) == 50
+        assert unframe(lines[-1])[0] == last
+        rows = [row async for batch in rows_of(way, node) for row in batch]
+        assert [row[0] for row in rows] == list(range(1, seq + 1))
+
+
+async def test_a_restarted_node_goes_on_in_its_chain(way: Postgres, tmp_path: Path) -> None:
+    for number in range(2):
+        log = log_of(way, "a", tmp_path)
+        await log.append("admin", "key.create", f"key/{number}", {})
+        await log.close()
+    lines = await AuditPostgres(way, "a").read(0, 1000)
+    actions = [decode_record(unframe(line)[1]).action for line in lines]
+    assert actions.count("audit.start") == actions.count("key.create") == 2
+
+
+async def test_a_second_writer_of_a_chain_is_refused(way: Postgres, tmp_path: Path) -> None:
+    one, two = log_of(way, "a", tmp_path / "1"), log_of(way, "a", tmp_path / "2")
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    await one.append("admin", "key.create", "key/1", {})
+    outcomes = await asyncio.gather(
+        *(log.append("admin", "key.create", "key/x", {}) for log in (one, two) * 10), return_exceptions=True
+    )
+    assert all(isinstance(outcome, int | AuditFailed) for outcome in outcomes)
+    lines = await AuditPostgres(way, "a").read(0, 1000)
+    assert [decode_record(unframe(line)[1]).seq for line in lines] == list(range(1, len(lines) + 1))
+    await one.close()
+    await two.close()
+
+
+async def test_what_is_written_stays(way: Postgres, tmp_path: Path) -> None:
+    log = log_of(way, "a", tmp_path)
+    await log.append("admin", "key.create", "key/1", {})
+    await log.close()
+    async with way.connection() as db:
+        for statement in ("DELETE FROM bursar.audit_record", "UPDATE bursar.audit_record SET actor = 'x'"):
+            with pytest.raises(Exception, match="append-only"):
+                await db.execute(statement)
+        with pytest.raises(Exception, match="append-only"):
+            await db.execute("TRUNCATE bursar.audit_record")
+
+
+async def test_an_empty_chain_begins_at_genesis(way: Postgres) -> None:
+    assert await AuditPostgres(way, "new").position() == (0, GENESIS)
