@@ -6,6 +6,7 @@ A Protocol grows only when a stage needs it.
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from bursar.core.audit import Wanted
 from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.provider_keys import SecretEntry
 from bursar.core.secret import Secret
@@ -274,4 +275,8 @@ class AuditTrail(AuditSink, Protocol):
 
     async def read(self, after: int, limit: int) -> list[bytes]:
         """Up to `limit` lines that follow the record `after`."""
+        ...
+
+    async def search(self, wanted: Wanted, before: int, limit: int) -> list[bytes]:
+        """Up to `limit` lines of records older than number `before` that match, the newest first."""
         ...

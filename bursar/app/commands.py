@@ -13,8 +13,8 @@ from bursar.config.checks import check_files
 from bursar.control import verify_audit, verify_ledger
 from bursar.core.strict import Faults
 from bursar.core.units import pico_to_usd
-from bursar.faces.cli import Offline, UpOptions, Verified, build_cli
-from bursar.faces.cli_terminal import Place, Trouble
+from bursar.faces.cli import Offline, UpOptions, build_cli
+from bursar.faces.cli_terminal import Place, Trouble, Verified
 from bursar.stores.catalogue import CatalogueBroken, compare
 from bursar.stores.catalogue import load as load_catalogue
 

@@ -14,6 +14,7 @@ import uvicorn
 import uvloop
 
 from bursar import __version__
+from bursar.app.audit_jobs import AuditJobs
 from bursar.app.audit_sinks import build_sinks
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.logs import set_up_logs
@@ -23,8 +24,8 @@ from bursar.app.vault import Vault, open_vault
 from bursar.app.vigil import Vigil
 from bursar.control.admins import Admins
 from bursar.control.audit import AuditLog
+from bursar.control.audit_desk import AuditDesk
 from bursar.control.audit_notary import Signer
-from bursar.control.audit_tail import AuditTail
 from bursar.control.budgets import Budgets
 from bursar.control.daily import every_day
 from bursar.control.directory import Directory
@@ -92,6 +93,8 @@ class Control:
         self._sinks = build_sinks(settings, self._folder, self._spec.node, self._env, self._clock)
         self._checkpoints = AuditFile(checkpoints_path(self._spec.config, self._folder), timeout=settings.timeout)
         self._audit = AuditLog(self._trail, self._sinks, self._checkpoints, Signer(self._audit_seed), self._clock)
+        jobs = AuditJobs(self._folder, checkpoints_path(self._spec.config, self._folder), self._spec.node)
+        self._desk = AuditDesk(self._trail, self._audit, jobs)
 
     def _build_directory(self) -> None:
         self._directory_db = DirectoryDb(self._folder / "directory.db")
@@ -203,7 +206,7 @@ class Control:
             prices=self.prices,
             usage=Usage(self._directory, self._ledger),
             status=StatusBoard(self._directory, self._facts),
-            audit=AuditTail(self._trail),
+            audit=self._desk,
         )
         return _server(build_admin(services, door, __version__))
 

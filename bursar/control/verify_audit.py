@@ -46,6 +46,7 @@ class Report(NamedTuple):
     """
 
     records: int
+    pruned: int
     checkpoints: int
     signed: int
     public_keys: tuple[str, ...]
@@ -116,7 +117,7 @@ class _Verifier:
                 raise _Broken(self._seq + 1, f"records are missing: a checkpoint has seen record {max(outside)}")
         except _Broken as found:
             broken, fault = found.seq, found.fault
-        return Report(self._seq, self._checked, self._signed, tuple(self._signers), broken, fault)
+        return Report(self._seq, 0, self._checked, self._signed, tuple(self._signers), broken, fault)
 
     def _record(self, row: _Row) -> None:
         seq = self._seq + 1

@@ -69,6 +69,22 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     public_key: str  # hex, 32 bytes
 
 
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which records are looked for. Texts match exactly, or with `*` for anything; "" matches every one."""
+
+    since_ns: int = 0
+    until_ns: int = 2**63 - 1  # exclusive
+    actor: str = ""
+    action: str = ""
+    target: str = ""
+    outcome: Literal["", "allowed", "refused", "failed"] = ""
+
+    def facts(self) -> dict[str, str | int]:
+        """What was asked, for the record of the reading itself."""
+        given = msgspec.structs.asdict(self)
+        return {name: value for name, value in given.items() if value not in ("", 0, 2**63 - 1)}
+
+
 def check_event(event: Event) -> None:
     """Raises TypeError for a fact that is neither text nor whole number (a Secret, say), ValueError if too long."""
     size = len(event.actor) + len(event.action) + len(event.target)

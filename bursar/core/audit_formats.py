@@ -36,7 +36,7 @@ def syslog_message(record: Record, message: str, node: str, *, mark: bool = True
     """One RFC 5424 message. `mark` puts the byte order mark before MSG that RFC 5424 §6.4 wants of UTF-8 text."""
     priority = 8 * _FACILITY + _SYSLOG_SEVERITY[record.outcome]
     sequence = (record.seq - 1) % _MOST_SEQUENCE + 1
-    head = f"<{priority}>1 {_instant(record.at_ns)} {_name(node, 255)} bursar - {_name(record.action, 32)}"
+    head = f"<{priority}>1 {instant(record.at_ns)} {_name(node, 255)} bursar - {_name(record.action, 32)}"
     text = f'{head} [meta sequenceId="{sequence}"] '
     return text.encode() + (b"\xef\xbb\xbf" if mark else b"") + message.encode()
 
@@ -91,7 +91,7 @@ def ocsf(record: Record, record_hash: bytes, node: str, version: str) -> dict[st
             "sequence": record.seq,
             "event_code": record.action,
             "log_name": "audit",
-            "original_time": _instant(record.at_ns),
+            "original_time": instant(record.at_ns),
         },
         "actor": {"user": {"name": record.actor, "uid": record.actor}},
         "api": {"operation": record.action, "service": {"name": "bursar"}},
@@ -110,7 +110,7 @@ def _activity(action: str) -> int:
     return 99
 
 
-def _instant(at_ns: int) -> str:
+def instant(at_ns: int) -> str:
     """RFC 3339 in UTC with microseconds, which is as fine as RFC 5424 allows."""
     return datetime.fromtimestamp(at_ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{at_ns % 10**9 // 1000:06d}Z"
 

@@ -1,13 +1,13 @@
 """The admin API over HTTP: Starlette around the route table. Errors are problem+json (RFC 9457) and say what to do."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as HttpRoute
 
 from bursar.core.errors import RULES, Refusal
@@ -84,6 +84,9 @@ def _endpoint(route: Route, services: Services, door: Door) -> _Endpoint:
             body=await _read_body(route, request),
         )
         result = await route.call(call)
+        if route.streams:
+            assert isinstance(result, AsyncIterator)
+            return StreamingResponse(result, media_type="application/octet-stream", headers=_NO_STORE)
         if route.answer is None:
             return Response(status_code=204, headers=_NO_STORE)
         return _answer(201 if route.created else 200, result)

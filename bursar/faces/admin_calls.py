@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bursar.control.admins import Admins
-from bursar.control.audit_tail import AuditTail
+from bursar.control.audit_desk import AuditDesk
 from bursar.control.budgets import Budgets, BudgetTerms
 from bursar.control.directory import Directory
 from bursar.control.keys import KeyInput, Keys
@@ -44,7 +44,7 @@ class Services:
     prices: Prices
     usage: Usage
     status: StatusBoard
-    audit: AuditTail
+    audit: AuditDesk
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +326,7 @@ async def set_price(call: AdminCall) -> object:
     return views.override_view(await call.services.prices.set(call.actor, override))
 
 
-# ---- usage, status, audit
+# ---- usage, status
 
 
 async def usage_report(call: AdminCall) -> object:
@@ -345,22 +345,3 @@ async def usage_report(call: AdminCall) -> object:
 
 async def status(call: AdminCall) -> object:
     return views.status_view(call.services.status.read(), call.door.failures)
-
-
-async def audit_tail(call: AdminCall) -> object:
-    query: shapes.AuditQuery = call.query
-    records = await call.services.audit.read(query.limit, query.before)
-    lines = [
-        shapes.AuditView(
-            sequence=record.seq,
-            at=shapes.instant(record.at_ns),
-            actor=record.actor,
-            action=record.action,
-            target=record.target,
-            outcome=record.outcome,
-            facts=record.facts,
-        )
-        for record in records
-    ]
-    following = str(records[-1].seq) if records and records[-1].seq > 1 else None
-    return items(lines, following)

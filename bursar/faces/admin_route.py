@@ -14,7 +14,7 @@ Method = Literal["GET", "POST", "PATCH", "PUT", "DELETE"]
 
 
 class Route(NamedTuple):
-    """`answer` None = 204 without a body; `page` = the answer is a list in pieces."""
+    """`answer` None = 204 without a body; `page` = the answer is a list in pieces; `streams` = bytes, as they come."""
 
     method: Method
     path: str  # below PREFIX; {name} is a part of the path, {name:path} may hold slashes
@@ -25,6 +25,7 @@ class Route(NamedTuple):
     body: type[msgspec.Struct] | None = None  # for PATCH: the input over which the merge patch is laid
     query: type[msgspec.Struct] | None = None
     page: bool = False
+    streams: bool = False  # `call` gives an `AsyncIterator[bytes]`
     created: bool = False  # 201 instead of 200
     refusals: tuple[str, ...] = ()  # its own words, besides those that every route can answer
 

@@ -3,7 +3,7 @@
 A subject with much of its own stands in a file of its own (`bursar.faces.admin_admins`) and gives its rows here.
 """
 
-from bursar.faces import admin_admins
+from bursar.faces import admin_admins, admin_audit
 from bursar.faces import admin_calls as calls
 from bursar.faces import admin_shapes as shapes
 from bursar.faces.admin_route import PREFIX, Route
@@ -252,16 +252,6 @@ ROUTES: tuple[Route, ...] = (
         page=True,
     ),
     Route("GET", "/status", "How this node is", calls.status, shapes.StatusView),
-    Route(
-        "GET",
-        "/audit",
-        "The newest audit records",
-        calls.audit_tail,
-        shapes.AuditView,
-        asks="read_audit",
-        query=shapes.AuditQuery,
-        page=True,
-        refusals=("audit_unavailable",),
-    ),
+    *admin_audit.ROUTES,
     *admin_admins.ROUTES,
 )

@@ -321,18 +321,3 @@ class StatusView(Shape, frozen=True, kw_only=True):
     counts: dict[str, int]
     failed_guesses: int  # wrong admin tokens since the start
     warnings: tuple[str, ...]
-
-
-class AuditQuery(Shape, frozen=True, kw_only=True):
-    limit: Limit = 50
-    before: int = 0  # sequence number; 0 = from the newest
-
-
-class AuditView(Shape, frozen=True, kw_only=True):
-    sequence: int
-    at: str
-    actor: str
-    action: str
-    target: str
-    outcome: str  # allowed | refused | failed
-    facts: dict[str, Any]

@@ -9,14 +9,15 @@ import typer
 from rich.text import Text
 
 from bursar.faces.cli_admins import add_whoami, admins_group
+from bursar.faces.cli_audit import audit_group
 from bursar.faces.cli_keys import keys_group
 from bursar.faces.cli_money import add_usage, budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
 from bursar.faces.cli_scan import add_scan
 from bursar.faces.cli_secrets import secrets_group
 from bursar.faces.cli_tenants import owners_group, teams_group
-from bursar.faces.cli_terminal import NOT_VERIFIED, Locate, Place, Terminal, Trouble, command
-from bursar.faces.tables import Column, card, write
+from bursar.faces.cli_terminal import Locate, Place, Terminal, Verified, command, tell
+from bursar.faces.tables import card, write
 
 EPILOG = (
     "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 node not reachable, "
@@ -31,15 +32,6 @@ class UpOptions:
     config: str | None
     data: str | None
     seal_env: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """The outcome of an offline proof. `facts` are shown in order; `problem` "" = all is well."""
-
-    facts: Mapping[str, str | int]
-    problem: str = ""
-    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +65,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     add_usage(app, locate)
     app.add_typer(prices_group(locate, offline.compare_prices), name="prices")
     app.add_typer(_ledger_group(offline), name="ledger")
-    app.add_typer(_audit_group(offline), name="audit")
+    app.add_typer(audit_group(locate, offline.verify_audit), name="audit")
     app.add_typer(admins_group(locate), name="admins")
     add_whoami(app, locate)
     add_scan(app, locate)
@@ -136,64 +128,6 @@ def _ledger_group(offline: Offline) -> typer.Typer:
     @command(group, "verify", offline.locate)
     def verify(terminal: Terminal) -> None:
         """Prove the journal, offline: every hold ended once, every entry sums to zero, no hard budget was passed."""
-        _tell(terminal, offline.verify_ledger(terminal.place.data), "the ledger is proven")
+        tell(terminal, offline.verify_ledger(terminal.place.data), "the ledger is proven")
 
     return group
-
-
-def _audit_group(offline: Offline) -> typer.Typer:
-    group = typer.Typer(help="The audit: who did what, hash-chained and signed.", no_args_is_help=True)
-
-    @command(group, "verify", offline.locate)
-    def verify(
-        terminal: Terminal,
-        public_key: Annotated[
-            str | None, typer.Option("--public-key", help="The signing key as noted elsewhere, in hex.")
-        ] = None,
-    ) -> None:
-        """Prove the chain and its signed checkpoints, offline."""
-        _tell(terminal, offline.verify_audit(terminal.place, public_key), "the audit is proven")
-
-    @command(group, "tail", offline.locate)
-    def tail(
-        terminal: Terminal,
-        count: Annotated[int, typer.Option("--count", "-n", min=1, max=1000, help="How many.")] = 20,
-    ) -> None:
-        """Show the newest records, the newest first."""
-        records = terminal.api.call("GET", "/audit", query={"limit": count})["items"]
-        columns = (
-            Column("#", right=True),
-            Column("at (UTC)", keep=True),
-            Column("actor"),
-            Column("action"),
-            Column("target"),
-            Column("outcome", spare=1),
-        )
-        terminal.rows(
-            records,
-            columns,
-            lambda r: (
-                str(r["sequence"]),
-                r["at"].replace("T", " ")[:19],
-                r["actor"],
-                r["action"],
-                r["target"],
-                r["outcome"],
-            ),
-            "nothing has happened",
-        )
-
-    return group
-
-
-def _tell(terminal: Terminal, outcome: Verified, said: str) -> None:
-    """The facts in either case; a proof that failed ends with its own exit code."""
-    facts = {name: str(value) for name, value in outcome.facts.items()}
-    if not outcome.problem:
-        terminal.one({"ok": True, **outcome.facts}, facts, said)
-        return
-    if terminal.as_json:
-        terminal.json({"ok": False, **outcome.facts, "problem": outcome.problem})
-    else:
-        write(terminal.out, card(facts))
-    raise Trouble(outcome.problem, outcome.hint, NOT_VERIFIED, "not_verified")

@@ -40,6 +40,14 @@ Locate = Callable[[str | None, str | None], Place]
 """(--config, --data) -> Place. Raises Faults when the configuration has faults."""
 
 
+class Verified(NamedTuple):
+    """The outcome of a proof. `facts` are shown in order; `problem` "" = all is well."""
+
+    facts: Mapping[str, str | int]
+    problem: str = ""
+    hint: str = ""
+
+
 class Trouble(Exception):
     """A command ends here: one line of what is wrong, one of what to type next."""
 
@@ -117,6 +125,19 @@ class Terminal:
             raise Trouble(f"{question} There is no terminal to ask at", "Add --yes", USAGE)
         if not typer.confirm(question):
             raise Trouble("Nothing was changed")
+
+
+def tell(terminal: Terminal, outcome: Verified, said: str) -> None:
+    """The facts of a proof in either case; one that failed ends with its own exit code."""
+    facts = {name: str(value) for name, value in outcome.facts.items()}
+    if not outcome.problem:
+        terminal.one({"ok": True, **outcome.facts}, facts, said)
+        return
+    if terminal.as_json:
+        terminal.json({"ok": False, **outcome.facts, "problem": outcome.problem})
+    else:
+        write(terminal.out, card(facts))
+    raise Trouble(outcome.problem, outcome.hint, NOT_VERIFIED, "not_verified")
 
 
 @contextmanager

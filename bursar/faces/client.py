@@ -11,6 +11,7 @@ from bursar.core.secret import Secret
 
 PREFIX = "/v1/admin"
 _PAGE = 500
+_PIECE = 64 * 1024
 
 
 class ApiRefusal(Exception):
@@ -46,7 +47,7 @@ class AdminClient:
         """One call; the decoded answer, None for 204. Raises ApiRefusal or NotReachable."""
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         target = PREFIX + path + (f"?{urlencode(given)}" if given else "")
-        headers = {"authorization": f"Bearer {self._token.reveal()}", "accept": "application/json"}
+        headers = self._headers()
         raw = None if body is None else json.dumps(body).encode()
         if raw is not None:
             headers["content-type"] = "application/json"
@@ -71,9 +72,33 @@ class AdminClient:
             if not after:
                 return
 
-    def _exchange(self, method: str, target: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    def stream(self, path: str, query: Mapping[str, object]) -> Iterator[bytes]:
+        """The answer in pieces as they come. Raises ApiRefusal; NotReachable also when it breaks off."""
+        given = {name: value for name, value in query.items() if value not in (None, "")}
+        connection = self._connection()
+        try:
+            connection.request("GET", f"{PREFIX}{path}?{urlencode(given)}", headers=self._headers())
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise ApiRefusal(dict(json.loads(answer.read())))
+            while piece := answer.read1(_PIECE):
+                yield piece
+            if not answer.isclosed():
+                raise NotReachable(f"{self.url}: the answer broke off")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise NotReachable(f"{self.url}: {_why(error)}") from None
+        finally:
+            connection.close()
+
+    def _headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self._token.reveal()}", "accept": "application/json"}
+
+    def _connection(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(str(self._parts.hostname), self._parts.port, timeout=self._timeout)
+        return kind(str(self._parts.hostname), self._parts.port, timeout=self._timeout)
+
+    def _exchange(self, method: str, target: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        connection = self._connection()
         try:
             connection.request(method, target, body, headers)
             answer = connection.getresponse()

@@ -128,6 +128,8 @@ def _responses(row: Route, reference: dict[Any, Any]) -> dict[str, Any]:
         schema = _paged(reference[row.answer]) if row.page else reference[row.answer]
         status = "201" if row.created else "200"
         answers = {status: {"description": row.summary, "content": {"application/json": {"schema": schema}}}}
+    if row.streams:
+        answers = {"200": {"description": row.summary, "content": {"application/octet-stream": {"schema": {}}}}}
     by_status: dict[str, list[str]] = {}
     for word in _words(row):
         by_status.setdefault(str(RULES[word].status), []).append(word)

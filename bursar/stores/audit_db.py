@@ -14,7 +14,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from bursar.core.audit import GENESIS, AuditFailed, decode_record, frame, unframe
+from bursar.core.audit import GENESIS, AuditFailed, Wanted, decode_record, frame, unframe
+from bursar.stores.audit_query import connect, page
 from bursar.stores.schema import SchemaFault, open_database
 
 T = TypeVar("T")
@@ -34,10 +35,12 @@ class AuditDb:
     def __init__(self, path: Path, timeout: float = 2.0, durability: Durability = "power") -> None:
         self.timeout = timeout
         self._thread = ThreadPoolExecutor(1, "audit-db")
+        self._searching = ThreadPoolExecutor(1, "audit-search")  # a long search holds up no record
         try:
             self._db = open_database(path, "audit")
             if durability == "process":
                 self._db.execute("PRAGMA synchronous = NORMAL")
+            self._reader = connect(path)
         except (sqlite3.Error, SchemaFault, OSError) as error:
             raise _failed(error) from None
 
@@ -55,8 +58,14 @@ class AuditDb:
         rows = await self._run(lambda: self._db.execute(_AFTER, (after, limit)).fetchall())
         return [frame(record_hash, payload) for record_hash, payload in rows]
 
+    async def search(self, wanted: Wanted, before: int, limit: int) -> list[bytes]:
+        """Up to `limit` lines of records older than number `before` that match, the newest first."""
+        return await self._run(lambda: page(self._reader, wanted, before, limit), self._searching)
+
     def close(self) -> None:
         """Closes the file once what is under way has ended; does not wait for a disk that hangs."""
+        self._searching.submit(self._reader.close)
+        self._searching.shutdown(wait=False)
         self._thread.submit(self._db.close)
         self._thread.shutdown(wait=False)
 
@@ -71,9 +80,9 @@ class AuditDb:
                 self._db.execute("ROLLBACK")
             raise
 
-    async def _run(self, act: Callable[[], T]) -> T:
+    async def _run(self, act: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, act)
+            return await asyncio.get_running_loop().run_in_executor(thread or self._thread, act)
         except (sqlite3.Error, ValueError, msgspec.MsgspecError) as error:
             raise _failed(error) from None
 

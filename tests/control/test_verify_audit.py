@@ -53,7 +53,7 @@ async def written(desk: Desk) -> Written:
 
 def test_what_was_written_passes(written: Written) -> None:
     for found in (written.check(), verify_database(written.db, written.checkpoints, written.signer.public_key)):
-        assert found == Report(11, 4, 10, (written.signer.public_key,), None, "")
+        assert found == Report(11, 0, 4, 10, (written.signer.public_key,), None, "")
     assert verify_file(written.file).fault == ""
 
 

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import uvicorn
 
+from bursar.app.audit_jobs import AuditJobs
 from bursar.control.admins import Admins
 from bursar.control.audit import AuditLog
+from bursar.control.audit_desk import AuditDesk
 from bursar.control.audit_notary import Signer
-from bursar.control.audit_tail import AuditTail
 from bursar.control.budgets import Budgets
 from bursar.control.directory import Directory
 from bursar.control.keys import Keys
@@ -141,7 +142,9 @@ class Stand:
             prices=Prices(directory, load_catalogue(), providers),
             usage=Usage(directory, self.ledger),
             status=StatusBoard(directory, self._facts),
-            audit=AuditTail(self.trail),
+            audit=AuditDesk(
+                self.trail, self.audit, AuditJobs(self.folder, self.folder / "audit-checkpoints.jsonl", "main")
+            ),
         )
         self.door = Door(
             self.token,

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from bursar.core.ledger_records import UsageRow
 from bursar.core.strict import Fault, Faults
 from bursar.core.tokens import KEY_PATTERN, parse
-from bursar.faces.cli import Offline, UpOptions, Verified, build_cli
-from bursar.faces.cli_terminal import CONFIG_FAULTS, NOT_REACHABLE, NOT_VERIFIED, OK, REFUSED, USAGE, Place
+from bursar.faces.cli import Offline, UpOptions, build_cli
+from bursar.faces.cli_terminal import CONFIG_FAULTS, NOT_REACHABLE, NOT_VERIFIED, OK, REFUSED, USAGE, Place, Verified
 from tests.faces.stand import Stand, balance, standing
 
 PROVIDER_KEY = "sk-proj-canary-0123456789abcdef"
@@ -226,6 +226,27 @@ def test_status_and_audit_tail(cli: Cli) -> None:
     assert cli.json("status")["version"] == "9.9.9"
     assert cli.json("audit", "tail", "-n", "1")[0]["sequence"] >= 1
     assert "audit.start" in cli("audit", "tail", "-n", "1000").stdout
+
+
+def test_the_audit_is_searched_taken_away_and_proven(cli: Cli, tmp_path: Path) -> None:
+    cli("owners", "create", "sought", "--id", "sought-owner")
+    found = cli.json("audit", "search", "--act", "owner.*", "--target", "owner/sought-owner", "--since", "1h")
+    assert [(r["action"], r["target"]) for r in found] == [("owner.create", "owner/sought-owner")]
+    assert "owner/sought-owner" in cli("audit", "search", "--actor", "admin", "--outcome", "allowed").stdout
+    assert cli.json("audit", "search", "--until", "2001-01-01") == []
+    whole = cli("audit", "export").stdout.splitlines()
+    assert json.loads(whole[0])["record"]["action"] == "audit.start"
+    out = tmp_path / "audit.csv"
+    cli("audit", "export", "--form", "csv", "--target", "owner/sought-owner", "--out", str(out))
+    assert out.read_text().count("\n") == 2
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.glob(".*")) == []
+    assert "cannot be written" in cli("audit", "export", "--out", str(tmp_path / "no" / "x"), code=USAGE).stderr
+    proven = cli.json("audit", "verify", "--online")
+    assert proven["ok"] is True
+    assert proven["records"] >= len(whole)
+    wrong = cli("audit", "verify", "--online", "--public-key", "ab" * 32)
+    assert "records" in wrong.stdout  # no checkpoint is signed yet: nothing to hold the key against
 
 
 # ---- exit codes
