@@ -26,6 +26,7 @@ from bursar.control.admins import Admins
 from bursar.control.audit import AuditLog
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.audit_notary import Signer
+from bursar.control.audit_people import People
 from bursar.control.budgets import Budgets
 from bursar.control.daily import every_day
 from bursar.control.directory import Directory
@@ -58,6 +59,7 @@ from bursar.link.control_end import ControlEnd
 from bursar.secrets.sealing import SealError
 from bursar.stores.audit_db import AuditDb
 from bursar.stores.audit_file import AuditFile
+from bursar.stores.audit_people_db import PeopleDb
 from bursar.stores.catalogue import load as load_catalogue
 from bursar.stores.directory_db import DirectoryDb
 from bursar.stores.projection_view import LedgerView, ProjectionFault
@@ -79,26 +81,32 @@ class Control:
         self._clock, self._entropy = SystemClock(), SystemEntropy()
         self._started_ns = self._clock.now()
         self._emulated = False
-        self._store, self._pepper, self._admin_token, self._audit_seed = vault
-        self._build_audit()
+        self._store, self._pepper, self._admin_token, self._audit_seed, people_secret = vault
+        self._build_audit(people_secret)
         self._build_directory()
         self._board = MetricsBoard()
         self._ledger = LedgerView(self._folder / "journal", self._folder / "ledger.db", self._clock)
         self._link = ControlEnd(self)
         self._directory.subscribe(self._link.publish)
 
-    def _build_audit(self) -> None:
+    def _build_audit(self, people_secret: Secret) -> None:
         settings = self._spec.config.audit
         self._trail = AuditDb(self._folder / "audit.db", timeout=settings.timeout)
         self._sinks = build_sinks(settings, self._folder, self._spec.node, self._env, self._clock)
         self._checkpoints = AuditFile(checkpoints_path(self._spec.config, self._folder), timeout=settings.timeout)
-        self._audit = AuditLog(self._trail, self._sinks, self._checkpoints, Signer(self._audit_seed), self._clock)
+        self._people_db = PeopleDb(self._folder / "audit-people.db")
+        self._people = people = People(self._people_db, people_secret)
+        self._audit = AuditLog(
+            self._trail, self._sinks, self._checkpoints, Signer(self._audit_seed), self._clock, veil=people.veil
+        )
         jobs = AuditJobs(self._folder, checkpoints_path(self._spec.config, self._folder), self._spec.node)
-        self._desk = AuditDesk(self._trail, self._audit, jobs)
+        self._desk = AuditDesk(self._trail, self._audit, jobs, people)
 
     def _build_directory(self) -> None:
         self._directory_db = DirectoryDb(self._folder / "directory.db")
-        self._directory = Directory(self._directory_db.load(), self._directory_db, self._audit, self._clock)
+        self._directory = Directory(
+            self._directory_db.load(), self._directory_db, self._audit, self._clock, self._people.digest
+        )
         providers = list(self._spec.config.providers)
         self.admins = Admins(self._directory, self._entropy, self._pepper)
         self.owners, self.teams = Owners(self._directory), Teams(self._directory)
@@ -187,7 +195,14 @@ class Control:
             await self._audit.close()
         except AuditFailed as fault:
             _log.error("the audit's end could not be written: %s", fault.message)
-        closing: list[Closes] = [*self._sinks, self._checkpoints, self._trail, self._ledger, self._store]
+        closing: list[Closes] = [
+            *self._sinks,
+            self._checkpoints,
+            self._trail,
+            self._people_db,
+            self._ledger,
+            self._store,
+        ]
         for opened in (*closing, self._directory_db):
             opened.close()
 

@@ -19,6 +19,7 @@ class Vault(NamedTuple):
     pepper: bytes
     admin_token: Secret
     audit_seed: Secret
+    people_secret: Secret  # what the audit's keys of people are sealed under
 
     def __repr__(self) -> str:
         return "Vault(***)"
@@ -38,4 +39,5 @@ async def open_vault(
         bytes.fromhex(pepper.reveal()),
         await store.internal("admin-token", lambda: mint(entropy, "admin")[1]),
         await store.internal("audit-signing-key", lambda: Secret(random(32).hex())),
+        await store.internal("audit-people-key", lambda: Secret(random(32).hex())),
     )

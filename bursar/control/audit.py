@@ -51,7 +51,8 @@ class _Batch:
 class AuditLog:
     """Made inside a running loop; `close` when done. The sinks stay their maker's to close.
 
-    `trail` holds the chain, `sinks` follow it, `checkpoints` takes the signed word on its end, a second place.
+    `trail` holds the chain, `sinks` follow it, `checkpoints` takes the signed word on its end, a second place. `veil`
+    puts pseudonyms in the place of people (`bursar.control.audit_people`).
     """
 
     def __init__(
@@ -62,9 +63,12 @@ class AuditLog:
         signer: Signer,
         clock: Clock,
         schedule: Schedule | None = None,
+        *,
+        veil: Callable[[Event], Event] = lambda event: event,
     ) -> None:
         self._trail = trail
         self._clock = clock
+        self._veil = veil
         self._followers = [Follower(sink, trail) for sink in sinks]
         self._required = [follower for follower in self._followers if follower.sink.required]
         self._notary = Notary(checkpoints, signer, clock, schedule or Schedule(), self._stand, self.note)
@@ -95,12 +99,12 @@ class AuditLog:
         for event in events:
             check_event(event)
         self._refuse_if_away()
-        return await asyncio.shield(self._enqueue(events).durable)
+        return await asyncio.shield(self._enqueue([self._veil(event) for event in events]).durable)
 
     def note(self, event: Event) -> None:
         """Write an event without waiting: for what has happened anyway. Raises AuditFailed when too much waits."""
         check_event(event)
-        self._enqueue([event])
+        self._enqueue([self._veil(event)])
 
     async def checkpoint(self) -> None:
         """Sign the chain's end now. Raises AuditFailed when the second place does not take it."""

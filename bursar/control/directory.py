@@ -9,6 +9,7 @@ version than the store's is decided anew, unless it touches what the other one t
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar, cast
 
@@ -113,6 +114,9 @@ class Book:
             admins=self.all(Admin),
         )
 
+    def at(self, kind: Kind, entity_id: str) -> Entity | None:
+        return self._by_kind[kind].get(entity_id)
+
     def differs(self, entity: Entity) -> bool:
         return self._by_kind[kind_of(entity)].get(id_of(entity)) != entity
 
@@ -138,10 +142,21 @@ LIST_COMMAND: dict[Kind, str] = {
 
 
 class Directory:
-    """The book with its store, its audit and its subscribers."""
+    """The book with its store, its audit and its subscribers.
 
-    def __init__(self, present: Snapshot, store: DirectoryStore, audit: Audit, clock: Clock) -> None:
+    `digest` is for what the audit says of each change; keyed, so that nobody can try guesses at contacts against it.
+    """
+
+    def __init__(
+        self,
+        present: Snapshot,
+        store: DirectoryStore,
+        audit: Audit,
+        clock: Clock,
+        digest: Callable[[bytes], str] = lambda content: hashlib.sha256(content).hexdigest(),
+    ) -> None:
         self._store = store
+        self._digest = digest
         self._audit = audit
         self._clock = clock
         self._turn = asyncio.Lock()
@@ -204,14 +219,23 @@ class Directory:
                     return
 
     async def _commit(self, actor: str, change: Change, delta: Delta) -> None:
-        await self._audit.append(
-            actor, change.action, change.target, {**change.facts, "directory_version": delta.version}
-        )
+        told: dict[str, str | int] = {"directory_version": delta.version, **self._digests(delta)}
+        await self._audit.append(actor, change.action, change.target, {**change.facts, **told})
         try:
             await self._store.commit(delta, actor, change.action, self.now())
         except Refusal as refusal:
             await self._audit.append(actor, change.action, change.target, {"word": refusal.word}, "failed")
             raise
+
+    def _digests(self, delta: Delta) -> dict[str, str]:
+        """What the change touches, as it was and as it will be: over (kind, id, entity or nothing), in order."""
+        put = [entity for row in KINDS.values() for entity in getattr(delta, row.field)]
+        after = {(kind_of(entity), id_of(entity)): entity for entity in put}
+        touched = sorted({*after, *((cast(Kind, kind), entity_id) for kind, entity_id in delta.gone)})
+        before = [(kind, entity_id, self.book.at(kind, entity_id)) for kind, entity_id in touched]
+        later = [(kind, entity_id, after.get((kind, entity_id))) for kind, entity_id in touched]
+        encode = msgspec.json.Encoder(order="sorted").encode
+        return {"digest_before": self._digest(encode(before)), "digest_after": self._digest(encode(later))}
 
     async def _catch_up(self) -> set[tuple[str, str]]:
         """-> (kind, id) of what was changed elsewhere."""

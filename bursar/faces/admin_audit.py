@@ -47,6 +47,14 @@ class AuditView(Shape, frozen=True, kw_only=True):
     facts: dict[str, Any]
 
 
+class AuditErasure(Shape, frozen=True, kw_only=True):
+    name: str  # of the person, as the audit was told it; or the pseudonym
+
+
+class AuditErased(Shape, frozen=True, kw_only=True):
+    pseudonym: str  # as whom the records go on to know the person
+
+
 class AuditProven(Shape, frozen=True, kw_only=True):
     """`fault` is "" when all is well; `broken` is then null, else the first bad record (0: the checkpoints' file)."""
 
@@ -98,6 +106,11 @@ async def verify_audit(call: AdminCall) -> object:
     return msgspec.convert(await call.services.audit.verify(call.actor, given.public_key), AuditProven)
 
 
+async def erase_person(call: AdminCall) -> object:
+    given: AuditErasure = call.body
+    return AuditErased(pseudonym=await call.services.audit.erase(call.actor, given.name))
+
+
 _AWAY = ("audit_unavailable",)
 
 ROUTES = (
@@ -131,5 +144,14 @@ ROUTES = (
         "read_audit",
         query=AuditProof,
         refusals=_AWAY,
+    ),
+    Route(
+        "POST",
+        "/audit/erase",
+        "Erase a person from the audit: his key is shredded, every hash stays",
+        erase_person,
+        AuditErased,
+        body=AuditErasure,
+        refusals=("unknown_id", *_AWAY),
     ),
 )

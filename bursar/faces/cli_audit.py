@@ -8,6 +8,7 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 import typer
 
+from bursar.faces.cli_keys import Yes
 from bursar.faces.cli_terminal import USAGE, Locate, Place, Terminal, Trouble, Verified, command, seconds, tell
 from bursar.faces.tables import Column
 
@@ -110,6 +111,17 @@ def _taking(group: typer.Typer, locate: Locate) -> None:
             _write_whole(out, pieces)
         except OSError as error:
             raise Trouble(f"{out} cannot be written: {error.strerror}", "Choose another with --out", USAGE) from None
+
+    @command(group, "erase", locate)
+    def erase(
+        terminal: Terminal,
+        name: Annotated[str, typer.Argument(metavar="NAME", help="The person's e-mail address, name or pseudonym.")],
+        yes: Yes = False,
+    ) -> None:
+        """Erase a person: the key of his names is shredded, every hash and signature stays. There is no undo."""
+        terminal.confirm(f"Shred what the audit knows of {name}?", yes)
+        found = terminal.api.call("POST", "/audit/erase", {"name": name})
+        terminal.done(f"the audit knows {found['pseudonym']} and no name", found)
 
 
 def _filter(since: str, until: str, actor: str, act: str, target: str, outcome: str) -> dict[str, object]:

@@ -9,10 +9,12 @@ import pytest
 
 from bursar.control.audit import AuditLog
 from bursar.control.audit_notary import Schedule, Signer
+from bursar.core.audit import Event
 from bursar.core.secret import Secret
 from bursar.ports import AuditSink
 from bursar.stores.audit_db import AuditDb
 from bursar.stores.audit_file import AuditFile
+from bursar.stores.audit_people_db import PeopleDb
 
 
 class SetClock:
@@ -48,8 +50,17 @@ class Desk:
         self._closers.append(sink.close)
         return sink
 
+    def people(self) -> PeopleDb:
+        people = PeopleDb(self.db.parent / "audit-people.db")
+        self._closers.append(people.close)
+        return people
+
     def open(
-        self, sinks: Sequence[AuditSink] | None = None, trail: AuditDb | None = None, records: int = 1000
+        self,
+        sinks: Sequence[AuditSink] | None = None,
+        trail: AuditDb | None = None,
+        records: int = 1000,
+        veil: Callable[[Event], Event] = lambda event: event,
     ) -> AuditLog:
         log = AuditLog(
             trail or self.trail(),
@@ -58,6 +69,7 @@ class Desk:
             self.signer,
             self.clock,
             Schedule(records=records),
+            veil=veil,
         )
         self._logs.append(log)
         return log

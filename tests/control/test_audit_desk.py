@@ -12,8 +12,10 @@ import pytest
 from bursar.app.audit_jobs import AuditJobs
 from bursar.control.audit import AuditLog
 from bursar.control.audit_desk import AuditDesk, ExportForm
+from bursar.control.audit_people import People
 from bursar.control.verify_audit import verify_file
 from bursar.core.audit import AuditFailed, Wanted, decode_record, unframe
+from bursar.core.secret import Secret
 
 Desk = Any  # tests/control/conftest.py
 
@@ -24,9 +26,10 @@ class Room:
     def __init__(self, desk: Desk) -> None:
         self.folder: Path = desk.db.parent
         trail = desk.trail()
-        self.log: AuditLog = desk.open(trail=trail)
+        self.people = People(desk.people(), Secret("22" * 32))
+        self.log: AuditLog = desk.open(trail=trail, veil=self.people.veil)
         self.clock = desk.clock
-        self.desk = AuditDesk(trail, self.log, AuditJobs(self.folder, desk.checkpoints, "node-1"))
+        self.desk = AuditDesk(trail, self.log, AuditJobs(self.folder, desk.checkpoints, "node-1"), self.people)
 
     async def history(self) -> None:
         for n in range(10):

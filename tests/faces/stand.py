@@ -15,6 +15,7 @@ from bursar.control.admins import Admins
 from bursar.control.audit import AuditLog
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.audit_notary import Signer
+from bursar.control.audit_people import People
 from bursar.control.budgets import Budgets
 from bursar.control.directory import Directory
 from bursar.control.keys import Keys
@@ -35,6 +36,7 @@ from bursar.secrets.embedded import EmbeddedStore
 from bursar.secrets.wrap.keyfile import create as create_keyfile
 from bursar.stores.audit_db import AuditDb
 from bursar.stores.audit_file import AuditFile
+from bursar.stores.audit_people_db import PeopleDb
 from bursar.stores.catalogue import load as load_catalogue
 from bursar.stores.directory_db import DirectoryDb
 from tests.control.tenants import PEPPER, START_NS, SeededEntropy, SetClock
@@ -116,7 +118,7 @@ class Stand:
         self._ready.set()
         await self.server.serve([listener])
         await self.audit.close()
-        for part in (self.trail, self.checkpoints, self.secrets, self.store):
+        for part in (self.trail, self.checkpoints, self.people, self.secrets, self.store):
             part.close()
 
     async def _build(self) -> None:
@@ -127,7 +129,11 @@ class Stand:
         self.secrets = await EmbeddedStore.open(self.folder / "secrets.db", wrappers, self.clock, entropy)
         self.trail = AuditDb(self.folder / "audit.db")
         self.checkpoints = AuditFile(self.folder / "audit-checkpoints.jsonl")
-        self.audit = AuditLog(self.trail, [], self.checkpoints, Signer(Secret("11" * 32)), self.clock)
+        self.people = PeopleDb(self.folder / "audit-people.db")
+        people = People(self.people, Secret("22" * 32))
+        signer = Signer(Secret("11" * 32))
+        self.audit = AuditLog(self.trail, [], self.checkpoints, signer, self.clock, veil=people.veil)
+        jobs = AuditJobs(self.folder, self.folder / "audit-checkpoints.jsonl", "main")
         self.store = DirectoryDb(self.folder / "directory.db")
         directory = Directory(self.store.load(), self.store, self.audit, self.clock)
         providers = ("openai", "anthropic")
@@ -142,9 +148,7 @@ class Stand:
             prices=Prices(directory, load_catalogue(), providers),
             usage=Usage(directory, self.ledger),
             status=StatusBoard(directory, self._facts),
-            audit=AuditDesk(
-                self.trail, self.audit, AuditJobs(self.folder, self.folder / "audit-checkpoints.jsonl", "main")
-            ),
+            audit=AuditDesk(self.trail, self.audit, jobs, people),
         )
         self.door = Door(
             self.token,

@@ -249,6 +249,16 @@ def test_the_audit_is_searched_taken_away_and_proven(cli: Cli, tmp_path: Path) -
     assert "records" in wrong.stdout  # no checkpoint is signed yet: nothing to hold the key against
 
 
+def test_a_person_is_erased_from_the_audit(cli: Cli) -> None:
+    cli.stand.run(cli.stand.audit.append("oidc:eve@example.com", "key.create", "key/eve", {}))
+    assert cli.json("audit", "search", "--actor", "eve@example.com")[0]["actor"] == "oidc:eve@example.com"
+    assert "Add --yes" in cli("audit", "erase", "eve@example.com", code=USAGE).stderr
+    pseudonym = cli.json("audit", "erase", "eve@example.com", "--yes")["pseudonym"]
+    assert cli.json("audit", "search", "--actor", "eve@example.com") == []
+    assert cli.json("audit", "search", "--target", "key/eve")[0]["actor"] == pseudonym
+    assert "knows nobody" in cli("audit", "erase", "eve@example.com", "--yes", code=REFUSED).stderr
+
+
 # ---- exit codes
 
 
