@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bursar.app.places import keyfile_path
+from bursar.app.places import key_place, keyfile_path
 from bursar.app.spec import Ready
 from bursar.config import Config
 
@@ -71,12 +71,10 @@ def _demo(url: str, ready: Ready) -> str:
 
 
 def _where(config: Config, folder: Path) -> str:
-    if config.wrapper.kind == "passphrase":
-        key, reveals = "the wrapping key is derived from your passphrase", _REVEALS_LITTLE
-    elif keyfile_path(config, folder).is_relative_to(folder):
-        key, reveals = f"the wrapping key in {keyfile_path(config, folder)}", _REVEALS_ALL
-    else:
-        key, reveals = f"the wrapping key in {keyfile_path(config, folder)}", _REVEALS_LITTLE
+    wrapper, reveals = config.wrapper, _REVEALS_LITTLE
+    key = f"the wrapping key is {key_place(wrapper, folder)}"
+    if wrapper.kind == "keyfile" and keyfile_path(wrapper, folder).is_relative_to(folder):
+        reveals = _REVEALS_ALL
     return f"Data lies in {folder}; {key}.\n{reveals}Stop with Ctrl-C.\n"
 
 

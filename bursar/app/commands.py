@@ -6,8 +6,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from bursar.app import recovery_desk
 from bursar.app.clock import SystemClock
-from bursar.app.places import checkpoints_path, keyfile_path
+from bursar.app.places import checkpoints_path, key_place
 from bursar.app.settings import read_config
 from bursar.config.checks import check_files
 from bursar.control import verify_audit, verify_ledger
@@ -53,9 +54,7 @@ def check_config(path: str | None) -> Mapping[str, str]:
         "metrics port": f"{listen.metrics.host}:{listen.metrics.port}",
         "providers": ", ".join(served),
         "durability": config.durability,
-        "wrapping key": str(keyfile_path(config, Path(config.data)))
-        if config.wrapper.kind == "keyfile"
-        else f"from the passphrase in {config.wrapper.passphrase_env}",
+        "wrapping key": key_place(config.wrapper, Path(config.data)),
     }
 
 
@@ -134,7 +133,9 @@ def _progress(done: int, total: int, records: int) -> None:
 
 
 def main() -> None:
-    build_cli(Offline(locate, up, check_config, prove_ledger, prove_audit, compare_prices))(prog_name="bursar")
+    build_cli(Offline(locate, up, check_config, prove_ledger, prove_audit, compare_prices, recovery_desk.DESK))(
+        prog_name="bursar"
+    )
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ from bursar.control.release import Releases
 from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
 from bursar.control.teams import Teams
 from bursar.control.usage import Usage
+from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.audit import AuditFailed
 from bursar.core.directory import ProviderKey, Snapshot
 from bursar.core.errors import Refusal
@@ -57,6 +58,7 @@ from bursar.faces.admin_door import LOOPBACK_NAMES, Door
 from bursar.faces.metrics import build_metrics
 from bursar.link.control_end import ControlEnd
 from bursar.secrets.sealing import SealError
+from bursar.secrets.wrap.recovery import RecoveryWrapper
 from bursar.stores.audit_db import AuditDb
 from bursar.stores.audit_file import AuditFile
 from bursar.stores.audit_people_db import PeopleDb
@@ -113,6 +115,7 @@ class Control:
         self.keys = Keys(self._directory, self._entropy, self._pepper)
         self.budgets = Budgets(self._directory)
         self.provider_keys = ProviderKeys(self._directory, self._store, self._audit, providers)
+        self.wrapping_keys = WrappingKeys(self._store, self._audit, RecoveryWrapper)
         self.prices = Prices(self._directory, load_catalogue(), providers)
         self._releases = Releases(self._store, self._audit, self._clock)
 
@@ -218,6 +221,7 @@ class Control:
             keys=self.keys,
             budgets=self.budgets,
             provider_keys=self.provider_keys,
+            wrapping_keys=self.wrapping_keys,
             prices=self.prices,
             usage=Usage(self._directory, self._ledger),
             status=StatusBoard(self._directory, self._facts),

@@ -2,12 +2,21 @@
 
 from pathlib import Path
 
-from bursar.config import Config
+from bursar.config import Config, Wrapper
 
 
-def keyfile_path(config: Config, folder: Path) -> Path:
+def keyfile_path(wrapper: Wrapper, folder: Path) -> Path:
     """The wrapping key's file: as configured, else in the data folder."""
-    return Path(config.wrapper.path).expanduser() if config.wrapper.path else folder / "wrapping.key"
+    return Path(wrapper.path).expanduser() if wrapper.path else folder / "wrapping.key"
+
+
+def key_place(wrapper: Wrapper, folder: Path) -> str:
+    """Where the wrapping key is, in words."""
+    if wrapper.kind == "passphrase":
+        return f"derived from your passphrase ({wrapper.passphrase_env})"
+    if wrapper.kind == "awskms":
+        return f"in AWS KMS, {wrapper.awskms.key if wrapper.awskms else '?'}"
+    return f"in {keyfile_path(wrapper, folder)}"
 
 
 def checkpoints_path(config: Config, folder: Path) -> Path:

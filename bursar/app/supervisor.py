@@ -106,7 +106,8 @@ class Supervisor:
                 child.signal(signal.SIGHUP)  # certificates are read anew
 
     def _start_main(self, spec: NodeSpec) -> tuple[Ready, Ready]:
-        ours = {self._config.wrapper.passphrase_env.upper()}
+        wrappers = (self._config.wrapper, *self._config.former_wrappers)
+        ours = {wrapper.passphrase_env.upper() for wrapper in wrappers}
         ours |= {sink.secret_env.upper() for sink in self._config.audit.sinks}
         clean = {
             name: value

@@ -1,10 +1,12 @@
-"""Which key wraps the secrets of this node: by configuration, and by what an existing database was sealed under."""
+"""The ring of this node's wrapping keys: by configuration, and by what an existing database was sealed under."""
 
-from collections.abc import MutableMapping
+import importlib
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bursar.app.places import keyfile_path
-from bursar.config import Config
+from bursar.config import AwsKms, Config, Wrapper
 from bursar.core.secret import Secret
 from bursar.ports import Entropy, KeyWrapper
 from bursar.secrets.sealed_file import sealed_under
@@ -12,24 +14,75 @@ from bursar.secrets.sealing import WrapperError
 from bursar.secrets.wrap import keyfile, passphrase
 
 
-def choose_wrapper(
-    config: Config, folder: Path, database: Path, env: MutableMapping[str, str], entropy: Entropy
-) -> KeyWrapper:
-    """The wrapper to seal and open with; a key file is made at the first start only. Raises WrapperError."""
-    if config.wrapper.kind == "passphrase":
-        return _from_passphrase(config.wrapper.passphrase_env, database, env, entropy)
-    path = keyfile_path(config, folder)
-    if not path.exists() and not sealed_under(database):
+class Ring(NamedTuple):
+    """New secrets are sealed under `sealing`; those of `opening` open what was sealed before."""
+
+    sealing: KeyWrapper
+    opening: tuple[KeyWrapper, ...]
+
+
+class Maker(NamedTuple):
+    """What is needed to load one wrapping key. `under`: by which keys each sealed value of the database opens."""
+
+    folder: Path
+    under: frozenset[tuple[str, ...]]
+    env: MutableMapping[str, str]
+    entropy: Entropy
+
+
+async def open_ring(
+    config: Config,
+    folder: Path,
+    env: MutableMapping[str, str],
+    entropy: Entropy,
+    besides: Sequence[KeyWrapper] = (),
+) -> Ring:
+    """`besides` are openers that are not configured, a recovery key for one.
+
+    A new key is made only where nothing can be lost by it: at the first start, or where the other keys open every value
+    that there is. Raises WrapperError.
+    """
+    maker = Maker(folder, sealed_under(folder / "secrets.db"), env, entropy)
+    former = [await _load(wrapper, maker) for wrapper in config.former_wrappers]
+    opening = (*former, *besides)
+    others = {wrapper.id for wrapper in opening}
+    may_make = all(others.intersection(ids) for ids in maker.under)
+    return Ring(await _load(config.wrapper, maker, may_make=may_make), opening)
+
+
+async def _load(wrapper: Wrapper, maker: Maker, *, may_make: bool = False) -> KeyWrapper:
+    if wrapper.kind == "awskms":
+        assert wrapper.awskms is not None  # checked with the configuration
+        return await _from_kms(wrapper.awskms)
+    if wrapper.kind == "passphrase":
+        return _from_passphrase(wrapper.passphrase_env, maker, may_make=may_make)
+    path = keyfile_path(wrapper, maker.folder)
+    if may_make and not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return keyfile.create(path, entropy)
-    return keyfile.load(path, entropy)
+        return keyfile.create(path, maker.entropy)
+    return keyfile.load(path, maker.entropy)
 
 
-def _from_passphrase(variable: str, database: Path, env: MutableMapping[str, str], entropy: Entropy) -> KeyWrapper:
-    given = Secret(env.pop(variable, ""))
+def _from_passphrase(variable: str, maker: Maker, *, may_make: bool) -> KeyWrapper:
+    given = Secret(maker.env.pop(variable, ""))
     if not given.reveal():
         raise WrapperError("wrapper_lost", f"The passphrase is missing: {variable} is not set", f"Set {variable}")
-    for wrapper_id in sealed_under(database):
-        if wrapper_id.startswith("passphrase:"):
-            return passphrase.unlock(given, wrapper_id, entropy)
-    return passphrase.create(given, entropy)
+    wrong: WrapperError | None = None
+    for wrapper_id in sorted({name for ids in maker.under for name in ids if name.startswith("passphrase:")}):
+        try:
+            return passphrase.unlock(given, wrapper_id, maker.entropy)
+        except WrapperError as fault:
+            wrong = fault
+    if may_make:
+        return passphrase.create(given, maker.entropy)
+    raise wrong or WrapperError("wrapper_lost", "Nothing was sealed under a passphrase", "See: bursar check")
+
+
+async def _from_kms(settings: AwsKms) -> KeyWrapper:
+    try:
+        module = importlib.import_module("bursar.secrets.wrap.awskms")  # boto3 is an extra, and slow to load
+    except ModuleNotFoundError as missing:
+        hint = "pip install 'bursar[aws]'"
+        raise WrapperError("wrapper_unavailable", f"AWS KMS needs {missing.name}", hint) from None
+    made: KeyWrapper = await module.connect(settings.key, settings.region, settings.endpoint, settings.timeout)
+    return made

@@ -118,12 +118,22 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool = True
 
 
+class AwsKms(msgspec.Struct, frozen=True, kw_only=True):
+    """A key in AWS KMS. Credentials come from where boto3 looks for them."""
+
+    key: str  # id, ARN or alias/name
+    region: str = ""  # "" = as boto3 finds it
+    endpoint: str = ""  # "" = AWS's own
+    timeout: Seconds = 5  # of each of two attempts
+
+
 class Wrapper(msgspec.Struct, frozen=True, kw_only=True):
     """Where the key-encryption key comes from. `path` empty = `wrapping.key` in the data folder."""
 
-    kind: Literal["keyfile", "passphrase"] = "keyfile"
+    kind: Literal["keyfile", "passphrase", "awskms"] = "keyfile"
     path: str = ""  # keyfile only
     passphrase_env: str = "BURSAR_PASSPHRASE"  # noqa: S105 - the name of the variable, not its value
+    awskms: AwsKms | None = None
 
 
 class FileSink(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,7 +200,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     wire: Wire = Wire()
     durability: Literal["process", "power"] = "process"
     store: Store = Store()
-    wrapper: Wrapper = Wrapper()
+    wrapper: Wrapper = Wrapper()  # new secrets are sealed under it
+    former_wrappers: tuple[Wrapper, ...] = ()  # may still open what was sealed under them
     providers: dict[str, Provider] = {}
     emulator: Literal["auto", "off"] = "auto"  # auto: answers while no provider key is stored
     audit: Audit = Audit()

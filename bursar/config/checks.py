@@ -79,8 +79,6 @@ def _node(config: Config) -> Iterator[Fault]:
         yield Fault("node", "bad_value", "is not a name", "use a-z, 0-9, `.`, `_` and `-`")
     if not config.data:
         yield Fault("data", "bad_value", "is empty", "name the folder in which Bursar keeps its state")
-    if config.wrapper.kind == "passphrase" and config.wrapper.path:
-        yield Fault("wrapper.path", "bad_value", "has no meaning with a passphrase", "remove it, or use kind: keyfile")
 
 
 def _store(config: Config) -> Iterator[Fault]:
@@ -106,6 +104,17 @@ def _store_url(store: Store) -> Iterator[Fault]:
             yield Fault("store.url", "bad_value", message, hint)
     elif not store.url_file and not _VARIABLE.fullmatch(store.url_env):
         yield Fault("store.url_env", "bad_value", "is not the name of a variable", "write for example BURSAR_STORE_URL")
+
+
+def _wrappers(config: Config) -> Iterator[Fault]:
+    places = {"wrapper": config.wrapper}
+    places |= {f"former_wrappers[{number}]": wrapper for number, wrapper in enumerate(config.former_wrappers)}
+    for path, wrapper in places.items():
+        if wrapper.kind != "keyfile" and wrapper.path:
+            said = f"has no meaning with a {wrapper.kind}"
+            yield Fault(f"{path}.path", "bad_value", said, "remove it, or use kind: keyfile")
+        if wrapper.kind == "awskms" and (wrapper.awskms is None or not wrapper.awskms.key):
+            yield Fault(f"{path}.awskms", "missing", "names no key", "write awskms: {key: alias/bursar}")
 
 
 def _providers(config: Config) -> Iterator[Fault]:
@@ -214,4 +223,4 @@ def _http_sink(path: str, sink: Sink) -> Iterator[Fault]:
         yield Fault(f"{path}.secret_env", "missing", "a webhook is signed", "name the variable that holds its key")
 
 
-_RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (_node, _ports, _spans, _store, _providers, _audit)
+_RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (_node, _ports, _spans, _store, _wrappers, _providers, _audit)

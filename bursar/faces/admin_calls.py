@@ -17,6 +17,7 @@ from bursar.control.provider_keys import ProviderKeys
 from bursar.control.status import StatusBoard
 from bursar.control.teams import TeamInput, Teams
 from bursar.control.usage import Usage
+from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.directory import BudgetDef, Owner, PriceOverride, Team, VirtualKey, id_of
 from bursar.core.roles import Caller
 from bursar.core.secret import Secret
@@ -41,6 +42,7 @@ class Services:
     keys: Keys
     budgets: Budgets
     provider_keys: ProviderKeys
+    wrapping_keys: WrappingKeys
     prices: Prices
     usage: Usage
     status: StatusBoard

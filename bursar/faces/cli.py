@@ -17,6 +17,7 @@ from bursar.faces.cli_scan import add_scan
 from bursar.faces.cli_secrets import secrets_group
 from bursar.faces.cli_tenants import owners_group, teams_group
 from bursar.faces.cli_terminal import Locate, Place, Terminal, Verified, command, tell
+from bursar.faces.cli_vault import RecoveryDesk, add_vault
 from bursar.faces.tables import card, write
 
 EPILOG = (
@@ -44,6 +45,7 @@ class Offline:
     verify_ledger: Callable[[Path], Verified]
     verify_audit: Callable[[Place, str | None], Verified]  # (where the node lies, known public key)
     compare_prices: Compare
+    recovery: RecoveryDesk
 
 
 def build_cli(offline: Offline) -> typer.Typer:
@@ -61,7 +63,9 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(teams_group(locate), name="teams")
     app.add_typer(owners_group(locate), name="owners")
     app.add_typer(budgets_group(locate), name="budgets")
-    app.add_typer(secrets_group(locate), name="secrets")
+    secrets = secrets_group(locate)
+    add_vault(secrets, locate, offline.recovery)
+    app.add_typer(secrets, name="secrets")
     add_usage(app, locate)
     app.add_typer(prices_group(locate, offline.compare_prices), name="prices")
     app.add_typer(_ledger_group(offline), name="ledger")

@@ -17,7 +17,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     Autocommit; write-ahead log; a commit is on the disk when it returns; deleted content is overwritten.
     Raises Refusal(secrets_unavailable).
     """
-    with _named_faults():
+    with named_faults():
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         os.fchmod(descriptor, 0o600)
         os.close(descriptor)
@@ -37,7 +37,7 @@ def open_database(path: Path) -> sqlite3.Connection:
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """All of it or nothing. Raises Refusal(secrets_unavailable) when SQLite fails."""
-    with _named_faults():
+    with named_faults():
         database.execute("BEGIN IMMEDIATE")
         try:
             yield database
@@ -51,12 +51,13 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 @contextmanager
 def reading(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """Names the faults of a single read. Raises Refusal(secrets_unavailable)."""
-    with _named_faults():
+    with named_faults():
         yield database
 
 
 @contextmanager
-def _named_faults() -> Iterator[None]:
+def named_faults() -> Iterator[None]:
+    """Raises Refusal(secrets_unavailable) for what SQLite or the disk refuses."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:

@@ -205,7 +205,7 @@ class EmbeddedStore(SealedFile):
         with reading(self._db) as db:
             (last,) = db.execute(sql, (secret_id,)).fetchone()
         number = cast(int, last) + 1
-        return number, await seal(secret_id, number, digest, value, self._wrappers, self._entropy)
+        return number, await seal(secret_id, number, digest, value, self._sealers, self._entropy)
 
     async def _bind(self, entry: SecretEntry, tags: dict[str, str]) -> _Bound:
         """Every live version sealed under the tags; each must still open under the old ones."""
@@ -217,7 +217,7 @@ class EmbeddedStore(SealedFile):
         sealed = []
         for number, blob in live:
             value = await open_sealed(blob, entry.id, number, before, self._ring)
-            sealed.append((number, await seal(entry.id, number, after, value, self._wrappers, self._entropy)))
+            sealed.append((number, await seal(entry.id, number, after, value, self._sealers, self._entropy)))
         return _Bound(entry, tags, sealed)
 
     # ---- inside a transaction

@@ -7,6 +7,7 @@ opens. `rewrap` brings stored values under just the present ones, row by row.
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -14,8 +15,8 @@ from bursar.core.errors import Refusal
 from bursar.core.provider_keys import tag_digest
 from bursar.core.secret import Secret
 from bursar.ports import Clock, Entropy, KeyWrapper
-from bursar.secrets.database import open_database, reading, transaction
-from bursar.secrets.sealing import open_sealed, rewrap, seal, wrapper_ids
+from bursar.secrets.database import named_faults, open_database, reading, transaction
+from bursar.secrets.sealing import SealError, check_unlocks, open_sealed, rewrap, seal, wrapper_ids
 
 _EVERY_BLOB = """SELECT 'version', rowid, sealed FROM version WHERE sealed IS NOT NULL
                  UNION ALL SELECT 'internal', rowid, sealed FROM internal"""
@@ -44,6 +45,7 @@ class SealedFile:
         self._entropy = entropy
         self._wrappers = tuple(wrappers)
         self._ring = (*wrappers, *opening)
+        self._recovery: tuple[KeyWrapper, ...] = ()
         self._turn = asyncio.Lock()
 
     @classmethod
@@ -99,22 +101,30 @@ class SealedFile:
 
     async def _keep_internal(self, name: str, value: Secret) -> None:
         secret_id = f"internal/{name}"
-        sealed = await seal(secret_id, 1, tag_digest(secret_id, {}), value, self._wrappers, self._entropy)
+        sealed = await seal(secret_id, 1, tag_digest(secret_id, {}), value, self._sealers, self._entropy)
         with transaction(self._db) as db:
             sql = "INSERT OR REPLACE INTO internal (name, sealed, created_at) VALUES (?, ?, ?)"
             db.execute(sql, (name, sealed, self._clock.now()))
 
     # ---- wrapping keys
 
-    def seal_under(self, wrapper: KeyWrapper) -> None:
-        """From now on values are sealed under this one too; `rewrap` brings the stored ones along."""
-        self._wrappers = (*self._wrappers, wrapper)
-        self._ring = (*self._ring, wrapper)
+    def recover_by(self, wrapper: KeyWrapper | None) -> None:
+        """From now on values are sealed under this one besides; `rewrap` brings the stored along. It wraps only."""
+        self._recovery = () if wrapper is None else (wrapper,)
 
     @property
     def sealing(self) -> tuple[str, ...]:
         """Ids of the wrapping keys under which new values are sealed, in order."""
-        return tuple(wrapper.id for wrapper in self._wrappers)
+        return tuple(wrapper.id for wrapper in self._sealers)
+
+    @property
+    def ring(self) -> tuple[str, ...]:
+        """Ids of the wrapping keys that open, in the order in which they are tried."""
+        return tuple(wrapper.id for wrapper in self._ring)
+
+    @property
+    def _sealers(self) -> tuple[KeyWrapper, ...]:
+        return (*self._wrappers, *self._recovery)
 
     async def under(self) -> dict[tuple[str, ...], int]:
         """How many sealed values there are under which wrapping keys."""
@@ -133,7 +143,7 @@ class SealedFile:
         todo = [row for row in self._blobs() if wrapper_ids(row[2]) != self.sealing]
         turn = todo if limit is None else todo[:limit]
         for table, rowid, blob in turn:
-            moved = await rewrap(blob, self._ring, self._wrappers)
+            moved = await rewrap(blob, self._ring, self._sealers)
             with transaction(self._db) as db:  # a row that was sealed anew meanwhile is under them already
                 db.execute(_REPLACE_BLOB[table], (moved, rowid, blob))
             await asyncio.sleep(0)
@@ -144,20 +154,49 @@ class SealedFile:
             return db.execute(_EVERY_BLOB).fetchall()
 
 
-def sealed_under(path: Path) -> tuple[str, ...]:
-    """The ids of the wrapping keys that open an existing file, so that the right one can be asked for; () = no file.
+def sealed_under(path: Path) -> frozenset[tuple[str, ...]]:
+    """By which wrapping keys the values of a file open, each combination once; none for no file.
 
     Raises Refusal(secrets_unavailable | tampered | format_unknown).
     """
     if not path.exists():
-        return ()
+        return frozenset()
     database = open_database(path)
     try:
         with reading(database) as db:
             blobs = db.execute(_EVERY_BLOB).fetchall()
     finally:
         database.close()
-    return tuple(dict.fromkeys(wrapper_id for _, _, blob in blobs for wrapper_id in wrapper_ids(blob)))
+    return frozenset(wrapper_ids(blob) for _, _, blob in blobs)
+
+
+class Tried(NamedTuple):
+    """What came of trying a wrapping key on every value of a file."""
+
+    values: int
+    opened: int
+    fault: str  # of the first that did not; "" = none
+
+
+async def try_on(path: Path, wrapper: KeyWrapper) -> Tried:
+    """Whether this key alone would open everything. No value is decrypted, nothing is written.
+
+    Raises Refusal(secrets_unavailable).
+    """
+    blobs = _read_only(path)
+    opened, faults = 0, []
+    for _, _, blob in blobs:
+        try:
+            await check_unlocks(blob, [wrapper])
+            opened += 1
+        except SealError as fault:
+            faults.append(f"{fault.word}: {fault.message}")
+    return Tried(len(blobs), opened, faults[0] if faults else "")
+
+
+def _read_only(path: Path) -> list[tuple[str, int, bytes]]:
+    with named_faults(), closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        return database.execute(_EVERY_BLOB).fetchall()
 
 
 _REPLACE_BLOB = {

@@ -157,6 +157,11 @@ async def rewrap(blob: bytes, opening: Sequence[KeyWrapper], sealing: Sequence[K
     return _framed(msgspec.structs.replace(sealed, wrapped=wrapped), data_key)
 
 
+async def check_unlocks(blob: bytes, wrappers: Sequence[KeyWrapper]) -> None:
+    """Raises SealError unless these wrappers unlock the blob and each byte of it is as sealed. Decrypts no value."""
+    await _unlock(blob, _parse(blob), wrappers)
+
+
 def wrapper_ids(blob: bytes) -> tuple[str, ...]:
     """Which key-encryption keys open this blob. Not authenticated: a hint for finding the right one."""
     return tuple(wrapper_id for wrapper_id, _ in _parse(blob).wrapped)
@@ -216,8 +221,11 @@ async def _unlock(blob: bytes, sealed: _Sealed, wrappers: Sequence[KeyWrapper]) 
 
 
 async def _unwrap(sealed: _Sealed, ring: dict[str, KeyWrapper]) -> _DataKey:
-    """Tries the wrappers in hand in the blob's order: when one is spoiled or away, the recovery wrapper serves."""
-    fault = WrapperError(
+    """Tries the wrappers in hand in the blob's order: when one is spoiled or away, the next serves. Else raises for the
+    first of them.
+    """
+    faults: list[WrapperError] = []
+    lost = WrapperError(
         "wrapper_lost",
         "No wrapping key in hand opens this secret",
         "Load the one it was sealed under, or the recovery one",
@@ -229,5 +237,5 @@ async def _unwrap(sealed: _Sealed, ring: dict[str, KeyWrapper]) -> _DataKey:
             try:
                 return _DataKey(await ring[wrapper_id].unwrap(wrapped, context))
             except WrapperError as error:
-                fault = error
-    raise fault
+                faults.append(error)
+    raise faults[0] if faults else lost

@@ -25,6 +25,7 @@ from bursar.control.provider_keys import ProviderKeys
 from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
 from bursar.control.teams import Teams
 from bursar.control.usage import Usage
+from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.ledger_records import Balance, UsageBy, UsageRow
 from bursar.core.secret import Secret
 from bursar.core.tokens import mint
@@ -34,6 +35,7 @@ from bursar.faces.admin_calls import Services
 from bursar.faces.admin_door import Door
 from bursar.secrets.embedded import EmbeddedStore
 from bursar.secrets.wrap.keyfile import create as create_keyfile
+from bursar.secrets.wrap.recovery import RecoveryWrapper
 from bursar.stores.audit_db import AuditDb
 from bursar.stores.audit_file import AuditFile
 from bursar.stores.audit_people_db import PeopleDb
@@ -145,6 +147,7 @@ class Stand:
             keys=Keys(directory, entropy, PEPPER),
             budgets=Budgets(directory),
             provider_keys=ProviderKeys(directory, self.secrets, self.audit, providers),
+            wrapping_keys=WrappingKeys(self.secrets, self.audit, RecoveryWrapper),
             prices=Prices(directory, load_catalogue(), providers),
             usage=Usage(directory, self.ledger),
             status=StatusBoard(directory, self._facts),

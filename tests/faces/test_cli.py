@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from bursar.app import recovery_desk
 from bursar.core.ledger_records import UsageRow
 from bursar.core.strict import Fault, Faults
 from bursar.core.tokens import KEY_PATTERN, parse
@@ -42,6 +43,7 @@ class Cli:
             verify_ledger=lambda _data: self.ledger,
             verify_audit=lambda _data, key: Verified({"records": 9, "public key": key or "as declared"}),
             compare_prices=lambda _other, _tolerance: self.differences,
+            recovery=recovery_desk.DESK,
         )
         self.app = build_cli(offline)
         self.env: dict[str, str] = {}

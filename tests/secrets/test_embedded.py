@@ -266,8 +266,8 @@ async def test_a_copy_without_its_wrapper_is_refused_when_opened(
         with pytest.raises(Refusal) as refused:
             opened(LocalWrapper(stranger, os.urandom(32), entropy), at=folder / "copy.db")
         assert refused.value.word == word
-    assert sealed_under(folder / "copy.db") == (wrapper.id,)
-    assert sealed_under(folder / "none.db") == ()
+    assert sealed_under(folder / "copy.db") == {(wrapper.id,)}
+    assert sealed_under(folder / "none.db") == set()
 
 
 # ---- wrapping keys ---------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ MIN_CHARACTERS = 12
 MEMORY_KIB, PASSES, LANES = 65_536, 3, 4
 _MAX_MEMORY_KIB, _MAX_PASSES, _MAX_LANES = 1 << 20, 16, 16
 _MAX_INPUT = 4096
+Costs = tuple[int, int, int, bytes]  # memory in KiB, passes, lanes, salt
 _ID = re.compile(r"passphrase:argon2id\.m(\d{1,8})\.t(\d{1,3})\.p(\d{1,3})\.([0-9a-f]{32})\.([0-9a-f]{8})", re.ASCII)
 
 
@@ -37,10 +38,7 @@ def create(
     passphrase: Secret, entropy: Entropy, memory_kib: int = MEMORY_KIB, passes: int = PASSES
 ) -> PassphraseWrapper:
     """A new wrapper with a fresh salt. Raises WrapperError(wrapper_unsafe): a short passphrase, weak parameters."""
-    if len(passphrase.reveal()) < MIN_CHARACTERS:
-        hint = "Six random words are good"
-        raise WrapperError("wrapper_unsafe", f"The passphrase has less than {MIN_CHARACTERS} characters", hint)
-    _check_parameters(memory_kib, passes, LANES)
+    check_length(passphrase)
     salt = entropy.token_bytes(16)
     stem = f"passphrase:argon2id.m{memory_kib}.t{passes}.p{LANES}.{salt.hex()}"
     return _wrapper(passphrase, stem, (memory_kib, passes, LANES, salt), entropy)
@@ -58,7 +56,6 @@ def unlock(passphrase: Secret, wrapper_id: str, entropy: Entropy) -> PassphraseW
             "wrapper_lost", "The wrapping key is not made from a passphrase", facts={"wrapper": wrapper_id}
         )
     memory_kib, passes, lanes = (int(match[group]) for group in (1, 2, 3))
-    _check_parameters(memory_kib, passes, lanes)
     stem = wrapper_id.rpartition(".")[0]
     wrapper = _wrapper(passphrase, stem, (memory_kib, passes, lanes, bytes.fromhex(match[4])), entropy)
     if wrapper.id != wrapper_id:
@@ -89,10 +86,23 @@ def _line(raw: bytes) -> Secret:
     return Secret(raw.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r"))
 
 
-def _wrapper(passphrase: Secret, stem: str, costs: tuple[int, int, int, bytes], entropy: Entropy) -> PassphraseWrapper:
+def check_length(passphrase: Secret) -> None:
+    """Raises WrapperError(wrapper_unsafe)."""
+    if len(passphrase.reveal()) < MIN_CHARACTERS:
+        hint = "Six random words are good"
+        raise WrapperError("wrapper_unsafe", f"The passphrase has less than {MIN_CHARACTERS} characters", hint)
+
+
+def stretched(passphrase: Secret, costs: Costs) -> bytes:
+    """The key of a passphrase, 256 bits. Raises WrapperError(wrapper_unsafe): parameters out of bounds."""
     memory_kib, passes, lanes, salt = costs
+    _check_parameters(memory_kib, passes, lanes)
     derive = Argon2id(salt=salt, length=KEY_BYTES, iterations=passes, lanes=lanes, memory_cost=memory_kib).derive
-    key = derive(passphrase.reveal().encode("utf-8", "surrogatepass"))
+    return derive(passphrase.reveal().encode("utf-8", "surrogatepass"))
+
+
+def _wrapper(passphrase: Secret, stem: str, costs: Costs, entropy: Entropy) -> PassphraseWrapper:
+    key = stretched(passphrase, costs)
     return PassphraseWrapper(f"{stem}.{check_value(key, 4)}", key, entropy)
 
 
