@@ -229,11 +229,19 @@ class Replay:
 
     # ---- holds
 
+    def was_made(self, hold_id: int) -> bool:
+        return hold_id < self.next_id
+
+    def make(self, hold_id: int) -> None:
+        """Ids rise: that is how one that comes twice is known."""
+        if self.was_made(hold_id):
+            raise Wrong(f"hold id {hold_id} was used before")
+        self.next_id = hold_id + 1
+
     def hold(self, values: list[Any]) -> None:
         _, t, hold_id, stated, request = values
         ceiling, expected, asked = request[12], request[13], request[16]
-        if hold_id < self.next_id:
-            raise Wrong(f"hold id {hold_id} was used before")
+        self.make(hold_id)
         if ceiling < 0 or expected < 0:
             raise Wrong("a hold below zero")
         budgets, legs = self.budgets, []
@@ -255,7 +263,6 @@ class Replay:
         if len(stated) > 1 and len({leg[0] for leg in stated}) != len(stated):
             raise Wrong("the hold stands on one budget twice")
         self.open[hold_id] = [ceiling, legs, values]
-        self.next_id = hold_id + 1
         self.counts.holds += 1
 
     def shrink(self, values: list[Any]) -> None:
@@ -312,7 +319,7 @@ class Replay:
         _, _, hold_id, (delta, counter), _, legs = values
         if delta + counter:
             raise Wrong("the correcting pair does not sum to zero")
-        if hold_id >= self.next_id or hold_id in self.open:
+        if not self.was_made(hold_id) or hold_id in self.open:
             raise Wrong(f"hold {hold_id} has not ended, so it cannot be corrected")
         for budget_id, _, number, hard in legs:
             budget = self.budgets[budget_id]
@@ -331,7 +338,7 @@ class Replay:
     def _opened(self, hold_id: int) -> list[Any]:
         hold = self.open.get(hold_id)
         if hold is None:
-            raise Wrong(f"hold {hold_id} " + ("has ended before" if hold_id < self.next_id else "was never made"))
+            raise Wrong(f"hold {hold_id} " + ("has ended before" if self.was_made(hold_id) else "was never made"))
         return hold
 
     @staticmethod

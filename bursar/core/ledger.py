@@ -105,7 +105,7 @@ class Ledger:
         """All budgets or none: the record, and the shadow budgets that would have refused. Raises Refusal."""
         ceiling, expected, asked = request.ceiling_pico, request.expected_pico, request.budgets
         if not (0 <= ceiling <= MAX_AMOUNT and 0 <= expected <= MAX_AMOUNT) or len(set(asked)) != len(asked):
-            raise _nonsense(request)
+            raise nonsense(request)
         legs: list[Leg] = []
         shadow: tuple[str, ...] = ()
         budgets = self.budgets
@@ -118,12 +118,12 @@ class Ledger:
             amount = ceiling if budget.hard else expected
             if amount and (budget.closed or budget.posted + budget.held + amount > budget.limit):
                 if budget.enforced:
-                    raise self._refusal(request)
+                    raise self.refusal(request)
                 shadow += (budget_id,)
             legs.append(budget.leg)
         return HoldRecord(now, self.next_id, tuple(legs), request), shadow
 
-    def _refusal(self, request: HoldRequest) -> Refusal:
+    def refusal(self, request: HoldRequest) -> Refusal:
         """The refusal of the budget that binds: the one that is hardest to get past."""
         binding: tuple[int, str] | None = None
         refuser: Budget | None = None
@@ -342,7 +342,8 @@ class Ledger:
         self.events.append(LedgerEvent(kind=kind, t_ns=t, dedupe=f"{kind}/{dedupe}", **values))  # type: ignore[arg-type]
 
 
-def _nonsense(request: HoldRequest) -> Exception:
+def nonsense(request: HoldRequest) -> Exception:
+    """Why a request with such amounts or budgets cannot be decided."""
     if len(set(request.budgets)) != len(request.budgets):
         return ValueError("a budget is named twice")
     if request.ceiling_pico < 0 or request.expected_pico < 0:
