@@ -37,6 +37,7 @@ from bursar.control.first_start import (
     make_emulator_keys,
     seal_environment,
 )
+from bursar.control.history import History
 from bursar.control.keys import Keys
 from bursar.control.metrics import MetricsBoard
 from bursar.control.owners import Owners
@@ -215,6 +216,7 @@ class Control:
         door = Door(self._admin_token, self._clock, hosts, recognise=self.admins.recognise, tell=self._tell_of_guesses)
         services = Services(
             directory=self._directory,
+            history=History(self._directory),
             admins=self.admins,
             owners=self.owners,
             teams=self.teams,

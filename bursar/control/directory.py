@@ -11,6 +11,7 @@ version than the store's is decided anew, unless it touches what the other one t
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Protocol, TypeVar, cast
 
 import msgspec
@@ -22,6 +23,7 @@ from bursar.core.directory import (
     Admin,
     BudgetDef,
     Delta,
+    Edit,
     Entity,
     Kind,
     Owner,
@@ -54,6 +56,10 @@ class DirectoryStore(Protocol):
         """
         ...
 
+    async def history(self, before: int, limit: int, subject: tuple[Kind, str] | None = None) -> list[Edit]:
+        """What the `limit` versions below `before` did, newest first; with `subject` those that touched it."""
+        ...
+
     async def commit(self, delta: Delta, actor: str, action: str, at_ns: int) -> None:
         """All of it or nothing. Raises Refusal(directory_changed | directory_unavailable)."""
         ...
@@ -77,6 +83,22 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     facts: Facts = {}
 
 
+class Previewed(Exception):
+    """Ends a use case that was asked only what it would change: nothing was changed."""
+
+    def __init__(self, action: str, edits: Sequence[Edit]) -> None:
+        super().__init__(action)
+        self.action = action
+        self.edits = edits
+
+
+PREVIEW: ContextVar[bool] = ContextVar("preview", default=False)
+"""Set for one call of the admin API: the change it leads to is decided and told (`Previewed`), not made."""
+
+CARRIED_OUT: ContextVar[tuple[Edit, ...]] = ContextVar("carried_out", default=())
+"""What the last change made from within one call did."""
+
+
 class Book:
     """The present directory by kind and id. Read it freely; only `Directory` writes."""
 
@@ -88,6 +110,10 @@ class Book:
 
     def find(self, kind: type[E], entity_id: str) -> E | None:
         return cast("E | None", self._by_kind[_KIND[kind]].get(entity_id))
+
+    def entity(self, kind: Kind, entity_id: str) -> Entity | None:
+        """As `find`, by the name of the kind."""
+        return self._by_kind[kind].get(entity_id)
 
     def get(self, kind: type[E], entity_id: str) -> E:
         """The entity, or Refusal(unknown_id)."""
@@ -198,15 +224,24 @@ class Directory:
 
         A caller that is cancelled leaves a change that has begun to run to its end: audit and directory agree.
         """
-        await self._unbroken.run(self._carry_out(actor, decide))
+        if PREVIEW.get():
+            change = decide(self.book)
+            delta = self._delta(change)
+            raise Previewed(change.action, () if delta is None else self._edits(delta, actor, change.action))
+        CARRIED_OUT.set(await self._unbroken.run(self._carry_out(actor, decide)))
 
-    async def _carry_out(self, actor: str, decide: Callable[[Book], Change]) -> None:
+    async def history(self, before: int, limit: int, subject: tuple[Kind, str] | None = None) -> list[Edit]:
+        """What the `limit` versions below `before` did, newest first; with `subject` those that touched it."""
+        return await self._store.history(before, limit, subject)
+
+    async def _carry_out(self, actor: str, decide: Callable[[Book], Change]) -> tuple[Edit, ...]:
         async with self._turn:
             for attempt in range(1, _ATTEMPTS + 1):
                 change = decide(self.book)
                 delta = self._delta(change)
                 if delta is None:
-                    return
+                    return ()
+                edits = self._edits(delta, actor, change.action)
                 try:
                     await self._commit(actor, change, delta)
                 except Refusal as refusal:
@@ -216,7 +251,8 @@ class Directory:
                         raise
                 else:
                     self._take(delta)
-                    return
+                    return edits
+        raise AssertionError("the last attempt returns or raises")
 
     async def _commit(self, actor: str, change: Change, delta: Delta) -> None:
         told: dict[str, str | int] = {"directory_version": delta.version, **self._digests(delta)}
@@ -254,6 +290,25 @@ class Directory:
         told = for_gateways(delta)
         for tell in tuple(self._subscribers):
             tell(told)
+
+    def _edits(self, delta: Delta, actor: str, action: str) -> tuple[Edit, ...]:
+        """What a delta would do to the book, or does."""
+        after: dict[tuple[Kind, str], Entity | None] = {(cast(Kind, kind), name): None for kind, name in delta.gone}
+        for row in KINDS.values():
+            after |= {(kind_of(entity), id_of(entity)): entity for entity in getattr(delta, row.field)}
+        return tuple(
+            Edit(
+                version=delta.version,
+                action=action,
+                actor=actor,
+                at_ns=self.now(),
+                kind=kind,
+                id=name,
+                before=self.book.entity(kind, name),
+                after=entity,
+            )
+            for (kind, name), entity in after.items()
+        )
 
     def _delta(self, change: Change) -> Delta | None:
         """The next version; None when nothing would differ, so that a repeated command leaves no trace."""

@@ -186,6 +186,19 @@ class Delta(msgspec.Struct, kw_only=True):
     gone: list[tuple[str, str]] = []
 
 
+class Edit(msgspec.Struct, frozen=True, kw_only=True):
+    """What one version did to one entity, and who did it. None = it was, or is, not there."""
+
+    version: int
+    action: str
+    actor: str
+    at_ns: int
+    kind: Kind
+    id: str
+    before: Entity | None
+    after: Entity | None
+
+
 class KindRow(NamedTuple):
     """How one kind of entity is named in a Snapshot or Delta, and as what it is read back."""
 

@@ -10,14 +10,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as HttpRoute
 
+from bursar.control.directory import CARRIED_OUT, PREVIEW, Previewed
 from bursar.core.errors import RULES, Refusal
 from bursar.core.strict import EnvText, Fault, Faults, read
 from bursar.faces.admin_calls import AdminCall, Services
 from bursar.faces.admin_door import Door
+from bursar.faces.admin_history import preview_view, undo_of
 from bursar.faces.admin_routes import PREFIX, ROUTES, Route
 from bursar.faces.openapi import document
 
 MAX_BODY = 1 << 20
+UNDO_HEADER = "bursar-undo"
+"""In an answer: the change that was made, where it can be taken back."""
+
 PROBLEM = "application/problem+json"
 
 _NO_STORE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -83,19 +88,39 @@ def _endpoint(route: Route, services: Services, door: Door) -> _Endpoint:
             query=_read_query(route, request),
             body=await _read_body(route, request),
         )
-        result = await route.call(call)
+        # Both are of this call alone: each request is a task of its own, with a context of its own.
+        PREVIEW.set(_wants_preview(route, request))
+        CARRIED_OUT.set(())
+        try:
+            result = await route.call(call)
+        except Previewed as previewed:
+            return _answer(200, preview_view(previewed))
         if route.streams:
             assert isinstance(result, AsyncIterator)
             return StreamingResponse(result, media_type="application/octet-stream", headers=_NO_STORE)
-        if route.answer is None:
-            return Response(status_code=204, headers=_NO_STORE)
-        return _answer(201 if route.created else 200, result)
+        response = Response(status_code=204, headers=_NO_STORE)
+        if route.answer is not None:
+            response = _answer(201 if route.created else 200, result)
+        undo = undo_of(CARRIED_OUT.get())
+        if undo is not None:
+            response.headers[UNDO_HEADER] = str(undo)
+        return response
 
     return serve
 
 
+def _wants_preview(route: Route, request: Request) -> bool:
+    """Raises Refusal(no_preview) before anything was done."""
+    wanted = request.query_params.get("preview", "false")
+    if wanted not in ("true", "false"):
+        raise Refusal("invalid_input", "preview is true or false", "Send preview=true")
+    if wanted == "true" and not route.previews:
+        raise Refusal("no_preview", f"{route.summary}: this cannot be tried out first", "Leave preview out")
+    return wanted == "true"
+
+
 def _read_query(route: Route, request: Request) -> object:
-    given = {name: EnvText(value) for name, value in request.query_params.items()}
+    given = {name: EnvText(value) for name, value in request.query_params.items() if name != "preview"}
     if route.query is not None:
         return read(route.query, given)
     if given:

@@ -10,6 +10,7 @@ from bursar.control.admins import Admins
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.budgets import Budgets, BudgetTerms
 from bursar.control.directory import Directory
+from bursar.control.history import History
 from bursar.control.keys import KeyInput, Keys
 from bursar.control.owners import OwnerInput, Owners
 from bursar.control.prices import Prices
@@ -36,6 +37,7 @@ class Services:
     """The use cases behind the routes, built by the composition root."""
 
     directory: Directory
+    history: History
     admins: Admins
     owners: Owners
     teams: Teams

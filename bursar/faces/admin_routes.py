@@ -3,7 +3,7 @@
 A subject with much of its own stands in a file of its own (`bursar.faces.admin_admins`) and gives its rows here.
 """
 
-from bursar.faces import admin_admins, admin_audit, admin_vault
+from bursar.faces import admin_admins, admin_audit, admin_history, admin_vault
 from bursar.faces import admin_calls as calls
 from bursar.faces import admin_shapes as shapes
 from bursar.faces.admin_route import PREFIX, Route
@@ -28,6 +28,7 @@ ROUTES: tuple[Route, ...] = (
         body=shapes.OwnerCreate,
         created=True,
         refusals=_NEW,
+        previews=True,
     ),
     Route("GET", "/owners/{id}", "Read a billing owner", calls.get_owner, shapes.OwnerView, refusals=_ID),
     Route(
@@ -38,8 +39,16 @@ ROUTES: tuple[Route, ...] = (
         shapes.OwnerView,
         body=shapes.OwnerInput,
         refusals=_ID,
+        previews=True,
     ),
-    Route("DELETE", "/owners/{id}", "Remove a billing owner without teams", calls.remove_owner, refusals=_USED),
+    Route(
+        "DELETE",
+        "/owners/{id}",
+        "Remove a billing owner without teams",
+        calls.remove_owner,
+        refusals=_USED,
+        previews=True,
+    ),
     Route("GET", "/teams", "List teams", calls.list_teams, shapes.TeamView, query=shapes.Page, page=True),
     Route(
         "POST",
@@ -50,10 +59,18 @@ ROUTES: tuple[Route, ...] = (
         body=shapes.TeamCreate,
         created=True,
         refusals=_ID + _NEW,
+        previews=True,
     ),
     Route("GET", "/teams/{id}", "Read a team", calls.get_team, shapes.TeamView, refusals=_ID),
     Route(
-        "PATCH", "/teams/{id}", "Change a team", calls.update_team, shapes.TeamView, body=shapes.TeamInput, refusals=_ID
+        "PATCH",
+        "/teams/{id}",
+        "Change a team",
+        calls.update_team,
+        shapes.TeamView,
+        body=shapes.TeamInput,
+        refusals=_ID,
+        previews=True,
     ),
     Route(
         "POST",
@@ -63,6 +80,7 @@ ROUTES: tuple[Route, ...] = (
         shapes.TeamView,
         asks="operate",
         refusals=_ID,
+        previews=True,
     ),
     Route(
         "POST",
@@ -72,8 +90,16 @@ ROUTES: tuple[Route, ...] = (
         shapes.TeamView,
         asks="operate",
         refusals=_ID,
+        previews=True,
     ),
-    Route("DELETE", "/teams/{id}", "Remove a team without keys and budgets", calls.remove_team, refusals=_USED),
+    Route(
+        "DELETE",
+        "/teams/{id}",
+        "Remove a team without keys and budgets",
+        calls.remove_team,
+        refusals=_USED,
+        previews=True,
+    ),
     Route("GET", "/keys", "List virtual keys", calls.list_keys, shapes.KeyView, query=shapes.KeyPage, page=True),
     Route(
         "POST",
@@ -84,6 +110,7 @@ ROUTES: tuple[Route, ...] = (
         body=shapes.KeyCreate,
         created=True,
         refusals=_ID + _FITS,
+        previews=True,
     ),
     Route("GET", "/keys/{id}", "Read a virtual key", calls.get_key, shapes.KeyView, refusals=_ID),
     Route(
@@ -94,6 +121,7 @@ ROUTES: tuple[Route, ...] = (
         shapes.KeyView,
         body=shapes.KeyInput,
         refusals=_ID + _FITS,
+        previews=True,
     ),
     Route(
         "POST",
@@ -103,9 +131,17 @@ ROUTES: tuple[Route, ...] = (
         shapes.KeyView,
         asks="operate",
         refusals=_ID,
+        previews=True,
     ),
     Route(
-        "POST", "/keys/{id}/enable", "Switch a key on", calls.enable_key, shapes.KeyView, asks="operate", refusals=_ID
+        "POST",
+        "/keys/{id}/enable",
+        "Switch a key on",
+        calls.enable_key,
+        shapes.KeyView,
+        asks="operate",
+        refusals=_ID,
+        previews=True,
     ),
     Route(
         "POST",
@@ -117,7 +153,7 @@ ROUTES: tuple[Route, ...] = (
         body=shapes.KeyRotate,
         refusals=_ID,
     ),
-    Route("DELETE", "/keys/{id}", "Remove a key for ever", calls.remove_key, refusals=_USED),
+    Route("DELETE", "/keys/{id}", "Remove a key for ever", calls.remove_key, refusals=_USED, previews=True),
     Route("GET", "/budgets", "List budgets", calls.list_budgets, shapes.BudgetView, query=shapes.Page, page=True),
     Route(
         "POST",
@@ -128,6 +164,7 @@ ROUTES: tuple[Route, ...] = (
         body=shapes.BudgetCreate,
         created=True,
         refusals=_ID + _NEW,
+        previews=True,
     ),
     Route("GET", "/budgets/{id}", "Read a budget", calls.get_budget, shapes.BudgetView, refusals=_ID),
     Route(
@@ -138,8 +175,16 @@ ROUTES: tuple[Route, ...] = (
         shapes.BudgetView,
         body=shapes.BudgetInput,
         refusals=_ID,
+        previews=True,
     ),
-    Route("DELETE", "/budgets/{id}", "Remove a budget; its id stays taken", calls.remove_budget, refusals=_ID),
+    Route(
+        "DELETE",
+        "/budgets/{id}",
+        "Remove a budget; its id stays taken",
+        calls.remove_budget,
+        refusals=_ID,
+        previews=True,
+    ),
     Route(
         "GET",
         "/balances",
@@ -241,6 +286,7 @@ ROUTES: tuple[Route, ...] = (
         body=shapes.PriceSet,
         created=True,
         refusals=_ID + _NEW,
+        previews=True,
     ),
     Route(
         "GET",
@@ -255,4 +301,5 @@ ROUTES: tuple[Route, ...] = (
     *admin_audit.ROUTES,
     *admin_admins.ROUTES,
     *admin_vault.ROUTES,
+    *admin_history.ROUTES,
 )

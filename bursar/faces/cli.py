@@ -10,6 +10,7 @@ from rich.text import Text
 
 from bursar.faces.cli_admins import add_whoami, admins_group
 from bursar.faces.cli_audit import audit_group
+from bursar.faces.cli_history import add_history
 from bursar.faces.cli_keys import keys_group
 from bursar.faces.cli_money import add_usage, budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
@@ -72,6 +73,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(audit_group(locate, offline.verify_audit), name="audit")
     app.add_typer(admins_group(locate), name="admins")
     add_whoami(app, locate)
+    add_history(app, locate)
     add_scan(app, locate)
     return app
 

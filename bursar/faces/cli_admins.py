@@ -57,7 +57,7 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
 
 
 def _changing(group: typer.Typer, locate: Locate) -> None:
-    @command(group, "create", locate)
+    @command(group, "create", locate, changes=True)
     def create(
         terminal: Terminal,
         *,
@@ -76,25 +76,25 @@ def _changing(group: typer.Typer, locate: Locate) -> None:
         write(terminal.out, secret_panel(f"Admin token of {name}", minted["text"]))
         write(terminal.out, card(_facts(minted["admin"])))
 
-    @command(group, "role", locate)
+    @command(group, "role", locate, changes=True)
     def role(terminal: Terminal, admin: Id, to: Annotated[Role, typer.Argument(metavar="ROLE")]) -> None:
         """Give an admin another role, from his next call on."""
         before = terminal.api.call("GET", f"/admins/{segment(admin)}")
         changed = terminal.api.call("PUT", f"/admins/{segment(admin)}/role", {"role": to})
         terminal.done(f"{admin} is {to} now; undo: bursar admins role {admin} {before['role']}", changed)
 
-    @command(group, "disable", locate)
+    @command(group, "disable", locate, changes=True)
     def disable(terminal: Terminal, admin: Id) -> None:
         """Switch an admin off, from his next call on."""
         changed = terminal.api.call("POST", f"/admins/{segment(admin)}/disable")
         terminal.done(f"{admin} is disabled; undo: bursar admins enable {admin}", changed)
 
-    @command(group, "enable", locate)
+    @command(group, "enable", locate, changes=True)
     def enable(terminal: Terminal, admin: Id) -> None:
         """Switch an admin on again."""
         terminal.done(f"{admin} is active", terminal.api.call("POST", f"/admins/{segment(admin)}/enable"))
 
-    @command(group, "remove", locate)
+    @command(group, "remove", locate, changes=True)
     def remove(terminal: Terminal, admin: Id, yes: Yes = False) -> None:
         """Remove an admin for ever. `disable` can be undone, this cannot."""
         terminal.confirm(f"Remove the admin {admin} for ever?", yes)

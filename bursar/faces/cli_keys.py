@@ -56,7 +56,7 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
 
 
 def _making(group: typer.Typer, locate: Locate) -> None:
-    @command(group, "create", locate)
+    @command(group, "create", locate, changes=True)
     def create(
         terminal: Terminal,
         *,
@@ -87,7 +87,7 @@ def _making(group: typer.Typer, locate: Locate) -> None:
 
 
 def _switching(group: typer.Typer, locate: Locate) -> None:
-    @command(group, "update", locate)
+    @command(group, "update", locate, changes=True)
     def update(
         terminal: Terminal,
         key: Id,
@@ -106,18 +106,18 @@ def _switching(group: typer.Typer, locate: Locate) -> None:
         changed = terminal.api.call("PATCH", f"/keys/{segment(key)}", patch)
         terminal.one(changed, _facts(changed), "changed")
 
-    @command(group, "disable", locate)
+    @command(group, "disable", locate, changes=True)
     def disable(terminal: Terminal, key: Id) -> None:
         """Switch a key off, from its next call on."""
         changed = terminal.api.call("POST", f"/keys/{segment(key)}/disable")
         terminal.done(f"{key} is disabled; undo: bursar keys enable {key}", changed)
 
-    @command(group, "enable", locate)
+    @command(group, "enable", locate, changes=True)
     def enable(terminal: Terminal, key: Id) -> None:
         """Switch a key on again."""
         terminal.done(f"{key} is active", terminal.api.call("POST", f"/keys/{segment(key)}/enable"))
 
-    @command(group, "remove", locate)
+    @command(group, "remove", locate, changes=True)
     def remove(terminal: Terminal, key: Id, yes: Yes = False) -> None:
         """Remove a key for ever. `disable` can be undone, this cannot."""
         terminal.confirm(f"Remove key {key} for ever?", yes)

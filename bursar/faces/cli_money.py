@@ -70,7 +70,7 @@ def _reading_budgets(group: typer.Typer, locate: Locate) -> None:
 
 
 def _making_budgets(group: typer.Typer, locate: Locate) -> None:
-    @command(group, "create", locate)
+    @command(group, "create", locate, changes=True)
     def create(
         terminal: Terminal,
         subject: Annotated[
@@ -94,7 +94,7 @@ def _making_budgets(group: typer.Typer, locate: Locate) -> None:
         made = terminal.api.call("POST", "/budgets", body)
         terminal.one(made, _budget_facts(made, None), "created")
 
-    @command(group, "update", locate)
+    @command(group, "update", locate, changes=True)
     def update(
         terminal: Terminal,
         budget: Id,
@@ -115,7 +115,7 @@ def _making_budgets(group: typer.Typer, locate: Locate) -> None:
         changed = terminal.api.call("PATCH", f"/budgets/{segment(budget)}", patch)
         terminal.one(changed, _budget_facts(changed, None), f"changed: version {changed['version']}")
 
-    @command(group, "remove", locate)
+    @command(group, "remove", locate, changes=True)
     def remove(terminal: Terminal, budget: Id) -> None:
         """Remove a budget; from the next call on it refuses nothing."""
         terminal.api.call("DELETE", f"/budgets/{segment(budget)}")
@@ -134,12 +134,12 @@ def _moving_limits(group: typer.Typer, locate: Locate) -> None:
         undo = f"bursar budgets {'lower' if up else 'raise'} {budget} '{dollars(present)}'"
         terminal.done(f"{budget}: {dollars(present)} → {dollars(wanted)}; undo: {undo}", changed)
 
-    @command(group, "raise", locate)
+    @command(group, "raise", locate, changes=True)
     def raise_limit(terminal: Terminal, budget: Id, amount: Amount) -> None:
         """Raise a budget's limit, from the next call on."""
         move(terminal, budget, amount, up=True)
 
-    @command(group, "lower", locate)
+    @command(group, "lower", locate, changes=True)
     def lower_limit(terminal: Terminal, budget: Id, amount: Amount) -> None:
         """Lower a budget's limit. What is already posted stays posted."""
         move(terminal, budget, amount, up=False)

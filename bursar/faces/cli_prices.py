@@ -96,7 +96,7 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
 
 
 def _setting(group: typer.Typer, locate: Locate) -> None:
-    @command(group, "set", locate)
+    @command(group, "set", locate, changes=True)
     def set_price(
         terminal: Terminal,
         model: Model,

@@ -42,7 +42,7 @@ def owners_group(locate: Locate) -> typer.Typer:
         found = terminal.api.call("GET", f"/owners/{segment(owner)}")
         terminal.one(found, _owner_facts(found))
 
-    @command(group, "create", locate)
+    @command(group, "create", locate, changes=True)
     def create(
         terminal: Terminal,
         name: Annotated[str, typer.Argument(help="For example 'Search team'.")],
@@ -54,7 +54,7 @@ def owners_group(locate: Locate) -> typer.Typer:
         made = terminal.api.call("POST", "/owners", {"name": name, "contacts": contact, "id": id_})
         terminal.one(made, _owner_facts(made), f"created; next: bursar teams create NAME --owner {made['id']}")
 
-    @command(group, "update", locate)
+    @command(group, "update", locate, changes=True)
     def update(terminal: Terminal, owner: Id, *, name: NewName = None, contact: Contacts) -> None:
         """Rename an owner or replace its contacts."""
         patch: dict[str, Any] = {"name": name} if name else {}
@@ -63,7 +63,7 @@ def owners_group(locate: Locate) -> typer.Typer:
         changed = terminal.api.call("PATCH", f"/owners/{segment(owner)}", patch)
         terminal.one(changed, _owner_facts(changed), "changed")
 
-    @command(group, "remove", locate)
+    @command(group, "remove", locate, changes=True)
     def remove(terminal: Terminal, owner: Id) -> None:
         """Remove an owner without teams."""
         terminal.api.call("DELETE", f"/owners/{segment(owner)}")
@@ -109,7 +109,7 @@ def _reading_teams(group: typer.Typer, locate: Locate) -> None:
 
 
 def _changing_teams(group: typer.Typer, locate: Locate) -> None:
-    @command(group, "create", locate)
+    @command(group, "create", locate, changes=True)
     def create(
         terminal: Terminal,
         name: Annotated[str, typer.Argument(help="For example Search.")],
@@ -127,7 +127,7 @@ def _changing_teams(group: typer.Typer, locate: Locate) -> None:
         made = terminal.api.call("POST", "/teams", body)
         terminal.one(made, _team_facts(made), f"created; next: bursar keys create --team {made['id']} --name NAME")
 
-    @command(group, "update", locate)
+    @command(group, "update", locate, changes=True)
     def update(
         terminal: Terminal,
         team: Id,
@@ -144,18 +144,18 @@ def _changing_teams(group: typer.Typer, locate: Locate) -> None:
         changed = terminal.api.call("PATCH", f"/teams/{segment(team)}", patch)
         terminal.one(changed, _team_facts(changed), "changed")
 
-    @command(group, "disable", locate)
+    @command(group, "disable", locate, changes=True)
     def disable(terminal: Terminal, team: Id) -> None:
         """Switch all keys of a team off, from their next call on."""
         changed = terminal.api.call("POST", f"/teams/{segment(team)}/disable")
         terminal.done(f"{team} is disabled; undo: bursar teams enable {team}", changed)
 
-    @command(group, "enable", locate)
+    @command(group, "enable", locate, changes=True)
     def enable(terminal: Terminal, team: Id) -> None:
         """Switch a team on again."""
         terminal.done(f"{team} is active", terminal.api.call("POST", f"/teams/{segment(team)}/enable"))
 
-    @command(group, "remove", locate)
+    @command(group, "remove", locate, changes=True)
     def remove(terminal: Terminal, team: Id) -> None:
         """Remove a team without keys and budgets."""
         terminal.api.call("DELETE", f"/teams/{segment(team)}")

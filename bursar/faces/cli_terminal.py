@@ -22,7 +22,8 @@ from rich.text import Text
 from bursar.core.secret import Secret
 from bursar.core.strict import Fault, Faults
 from bursar.core.units import parse_duration, usd_to_pico
-from bursar.faces.client import AdminClient, ApiRefusal, NotReachable
+from bursar.faces.client import AdminClient, ApiRefusal, NotReachable, Preview
+from bursar.faces.edits import write_preview
 from bursar.faces.tables import Column, card, table, write
 
 OK, REFUSED, USAGE, NOT_REACHABLE, NOT_VERIFIED, CONFIG_FAULTS = range(6)
@@ -62,12 +63,21 @@ class Trouble(Exception):
 class Terminal:
     """What a command talks to. `as_json` decides for whom it answers."""
 
-    def __init__(self, locate: Locate, config: str | None, data: str | None, url: str | None, as_json: bool) -> None:
+    def __init__(
+        self,
+        locate: Locate,
+        config: str | None,
+        data: str | None,
+        url: str | None,
+        as_json: bool,
+        preview: bool = False,
+    ) -> None:
         self._locate = locate
         self._data = data
         self._url = url or os.environ.get("BURSAR_ADMIN_URL")
         self.config = config
         self.as_json = as_json
+        self.preview = preview
         self.out = Console(highlight=False)
 
     @functools.cached_property
@@ -76,7 +86,7 @@ class Terminal:
 
     @functools.cached_property
     def api(self) -> AdminClient:
-        return AdminClient(self._url or self.place.admin_url, self._token())
+        return AdminClient(self._url or self.place.admin_url, self._token(), preview=self.preview)
 
     def _token(self) -> Secret:
         """From BURSAR_ADMIN_TOKEN, else from the data folder. Never from the command line, where `ps` shows it."""
@@ -105,21 +115,27 @@ class Terminal:
             self.json(item)
             return
         if done:
-            write(self.out, Text.assemble(("✓ ", "green"), done))
+            self._said(done)
         write(self.out, card(facts))
 
     def done(self, said: str, item: Mapping[str, Any]) -> None:
         if self.as_json:
             self.json(item)
         else:
-            write(self.out, Text.assemble(("✓ ", "green"), said))
+            self._said(said)
+
+    def _said(self, said: str) -> None:
+        """What was done, and how to take it back where that is known and not yet told."""
+        undo = self.api.undo if "api" in self.__dict__ else ""
+        back = f"; undo: bursar undo {undo}" if undo and "undo:" not in said else ""
+        write(self.out, Text.assemble(("✓ ", "green"), said + back))
 
     def json(self, value: object) -> None:
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     def confirm(self, question: str, yes: bool) -> None:
         """Before what has no undo. Without a terminal to ask at, only --yes goes on."""
-        if yes:
+        if yes or self.preview:
             return
         if not sys.stdin.isatty():
             raise Trouble(f"{question} There is no terminal to ask at", "Add --yes", USAGE)
@@ -141,10 +157,16 @@ def tell(terminal: Terminal, outcome: Verified, said: str) -> None:
 
 
 @contextmanager
-def troubles(as_json: bool) -> Iterator[None]:
-    """Ends the process with the documented code, and says why on stderr."""
+def troubles(terminal: Terminal) -> Iterator[None]:
+    """Ends the process with the documented code, and says why on stderr; shows a preview that was asked for."""
+    as_json = terminal.as_json
     try:
         yield
+    except Preview as preview:
+        if as_json:
+            terminal.json(preview.answer)
+        else:
+            write_preview(terminal.out, preview.answer)
     except Trouble as trouble:
         problem = {"code": trouble.word, "detail": trouble.message, "hint": trouble.hint}
         _end(as_json, problem, trouble.code)
@@ -196,24 +218,31 @@ _COMMON: dict[str, Any] = {
         str | None, typer.Option("--data", envvar="BURSAR_DATA", help="The data folder.", show_default=False)
     ],
 }
-_DEFAULTS: dict[str, Any] = {"as_json": False, "url": None, "config": None, "data": None}
+_PREVIEW: Any = Annotated[bool, typer.Option("--preview", help="Tell what would change, and change nothing.")]
+_DEFAULTS: dict[str, Any] = {"as_json": False, "url": None, "config": None, "data": None, "preview": False}
 
 
-def command(group: typer.Typer, name: str, locate: Locate) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers `function(terminal, ...)` as a command with the common options, and ends its troubles."""
+def command(
+    group: typer.Typer, name: str, locate: Locate, *, changes: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers `function(terminal, ...)` as a command with the common options, and ends its troubles.
+
+    `changes`: it changes the directory, and can tell with --preview what it would change.
+    """
+    options = {**_COMMON, "preview": _PREVIEW} if changes else _COMMON
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def whole(**given: Any) -> None:
-            common = {option: given.pop(option) for option in _COMMON}
+            common = {option: given.pop(option) for option in options}
             terminal = Terminal(locate, **common)
-            with troubles(common["as_json"]):
+            with troubles(terminal):
                 function(terminal, **given)
 
         own = list(inspect.signature(function).parameters.values())[1:]
         shared = [
             inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[option], annotation=annotation)
-            for option, annotation in _COMMON.items()
+            for option, annotation in options.items()
         ]
         keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
         whole.__signature__ = inspect.Signature([*keyword, *shared])  # type: ignore[attr-defined]

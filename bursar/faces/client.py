@@ -31,10 +31,22 @@ class NotReachable(Exception):
     """Nothing answered at the address, or not what the admin API answers."""
 
 
-class AdminClient:
-    """`url` is http(s)://host:port. One connection a call: a command makes few."""
+class Preview(Exception):
+    """What a call would have changed; nothing was."""
 
-    def __init__(self, url: str, token: Secret, timeout: float = 30.0) -> None:
+    def __init__(self, answer: dict[str, Any]) -> None:
+        super().__init__(str(answer.get("action", "")))
+        self.answer = answer
+
+
+class AdminClient:
+    """`url` is http(s)://host:port. One connection a call: a command makes few.
+
+    `undo`: the last change that was made, where it can be taken back. With `preview` the first call that would change
+    something raises Preview instead.
+    """
+
+    def __init__(self, url: str, token: Secret, timeout: float = 30.0, *, preview: bool = False) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise NotReachable(f"{url} is not the address of an admin API")
@@ -42,9 +54,13 @@ class AdminClient:
         self._parts = parts
         self._token = token
         self._timeout = timeout
+        self._preview = preview
+        self.undo = ""
 
     def call(self, method: str, path: str, body: object = None, query: Mapping[str, object] | None = None) -> Any:
-        """One call; the decoded answer, None for 204. Raises ApiRefusal or NotReachable."""
+        """One call; the decoded answer, None for 204. Raises ApiRefusal, NotReachable or Preview."""
+        preview = self._preview and method != "GET"
+        query = {**(query or {}), "preview": "true"} if preview else query
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         target = PREFIX + path + (f"?{urlencode(given)}" if given else "")
         headers = self._headers()
@@ -60,6 +76,8 @@ class AdminClient:
             raise NotReachable(f"{self.url} answered {status}, but not as an admin API does") from None
         if status >= 400:
             raise ApiRefusal(value if isinstance(value, dict) else {"status": status})
+        if preview:
+            raise Preview(value)
         return value
 
     def every(self, path: str, query: Mapping[str, object] | None = None) -> Iterator[dict[str, Any]]:
@@ -102,6 +120,7 @@ class AdminClient:
         try:
             connection.request(method, target, body, headers)
             answer = connection.getresponse()
+            self.undo = answer.headers.get("bursar-undo", self.undo)
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise NotReachable(f"{self.url}: {_why(error)}") from None

@@ -24,6 +24,15 @@ _ON_INPUT = ("invalid_input", "malformed_request", "body_too_large", "unsupporte
 _ON_CHANGE = ("audit_unavailable", "directory_changed", "directory_unavailable")
 
 
+_PREVIEW = {
+    "name": "preview",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "boolean", "default": False},
+    "description": "true: answers 200 with what would change, field by field, and changes nothing",
+}
+
+
 class Problem(msgspec.Struct, frozen=True):
     """RFC 9457. `code` is stable; `hint` says what to do next."""
 
@@ -83,6 +92,8 @@ def _operation(row: Route, reference: dict[Any, Any], components: dict[str, Any]
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PART.findall(row.path)
     ]
+    if row.previews:
+        parameters.append(_PREVIEW)
     if row.query is not None:
         parameters += _query_parameters(row.query, components)
     if parameters:

@@ -8,9 +8,9 @@ import sqlite3
 from pathlib import Path
 from typing import cast
 
-from bursar.core.directory import Delta, Kind, Snapshot
+from bursar.core.directory import Delta, Edit, Kind, Snapshot
 from bursar.core.errors import Refusal
-from bursar.stores.directory_rows import ChangeRow, deltas_of, digest, put_in, rows_of
+from bursar.stores.directory_rows import deltas_of, digest, edits_of, put_in, rows_of
 from bursar.stores.schema import open_database
 
 MAX_DELTAS = 10_000
@@ -20,6 +20,14 @@ _UPSERT = """INSERT INTO entity (kind, id, version, body) VALUES (?, ?, ?, ?)
              ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, body = excluded.body"""
 _CHANGE = """INSERT INTO change (version, part, kind, id, before, after, body, action, actor, at_ns)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_HISTORY = """SELECT version, action, actor, at_ns, kind, id, body, (
+                  SELECT b.body FROM change b WHERE b.kind = c.kind AND b.id = c.id AND b.version < c.version
+                  ORDER BY b.version DESC LIMIT 1) AS before
+              FROM change c WHERE version IN (
+                  SELECT DISTINCT version FROM change
+                  WHERE version < :before AND (:kind IS NULL OR kind = :kind AND id = :id)
+                  ORDER BY version DESC LIMIT :limit)
+              ORDER BY version DESC, part"""
 _SINCE = "SELECT version, kind, id, body FROM change WHERE version > ? ORDER BY version, part"
 
 
@@ -75,14 +83,12 @@ class DirectoryDb:
             hint = "Check the disk of the data folder, then repeat the change"
             raise Refusal("directory_unavailable", f"The directory was not written: {error}", hint) from error
 
-    async def history(self, kind: Kind, entity_id: str) -> list[ChangeRow]:
-        """What happened to one entity, oldest first."""
-        rows = self._db.execute(
-            "SELECT version, kind, id, action, actor, at_ns, before, after FROM change"
-            " WHERE kind = ? AND id = ? ORDER BY version, part",
-            (kind, entity_id),
-        )
-        return [ChangeRow(**dict(zip(ChangeRow.__struct_fields__, row, strict=True))) for row in rows]
+    async def history(self, before: int, limit: int, subject: tuple[Kind, str] | None = None) -> list[Edit]:
+        """What the `limit` versions below `before` did, newest first; with `subject` those that touched it."""
+        kind, entity_id = subject or (None, None)
+        rows = self._db.execute(_HISTORY, {"before": before, "limit": limit, "kind": kind, "id": entity_id})
+        names = [column[0] for column in rows.description]
+        return edits_of(dict(zip(names, row, strict=True)) for row in rows)
 
     def _write(self, delta: Delta, provenance: tuple[str, str, int]) -> None:
         present = self.version()

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import msgspec
 
-from bursar.core.directory import Delta, Kind, Snapshot
+from bursar.core.directory import Delta, Edit, Kind, Snapshot
 from bursar.core.errors import Refusal
-from bursar.stores.directory_rows import ChangeRow, Row, deltas_of, digest, put_in, rows_of
+from bursar.stores.directory_rows import Row, deltas_of, digest, edits_of, put_in, rows_of
 from bursar.stores.postgres import AWAY, Connection, Postgres, named_faults, said
 
 MAX_DELTAS = 500
@@ -43,8 +43,15 @@ _PAUSE = """INSERT INTO bursar.directory_paused (kind, id, reason, version)
             SELECT *, $4 FROM unnest($1::text[], $2::text[], $3::text[])"""
 _SET_HEAD = "UPDATE bursar.directory_head SET version = $1 WHERE id = 1"
 _STANDS = "SELECT EXISTS (SELECT 1 FROM bursar.directory_change WHERE version = $1 AND commit_id = $2)"
-_HISTORY = """SELECT version, kind, id, action, actor, at_ns, before, after FROM bursar.directory_change
-              WHERE kind = $1 AND id = $2 ORDER BY version, part"""
+_HISTORY = """SELECT version, action, actor, at_ns, kind, id, body, (
+                  SELECT b.body FROM bursar.directory_change b
+                  WHERE b.kind = c.kind AND b.id = c.id AND b.version < c.version
+                  ORDER BY b.version DESC LIMIT 1) AS before
+              FROM bursar.directory_change c WHERE version IN (
+                  SELECT DISTINCT version FROM bursar.directory_change
+                  WHERE version < $1 AND ($3::text IS NULL OR kind = $3 AND id = $4)
+                  ORDER BY version DESC LIMIT $2)
+              ORDER BY version DESC, part"""
 _NOTIFY = "SELECT pg_notify($1, $2)"
 
 
@@ -101,12 +108,12 @@ class DirectoryPostgres:
                 message = f"The directory was not written: {said(fault)}"
                 raise Refusal("directory_unavailable", message, "Look whether the change stands, then repeat") from None
 
-    async def history(self, kind: Kind, entity_id: str) -> list[ChangeRow]:
-        """What happened to one entity, oldest first."""
+    async def history(self, before: int, limit: int, subject: tuple[Kind, str] | None = None) -> list[Edit]:
+        """What the `limit` versions below `before` did, newest first; with `subject` those that touched it."""
+        kind, entity_id = subject or (None, None)
         with named_faults("directory_unavailable", "The directory was not read"):
             async with self._store.connection() as db:
-                rows = await db.fetch(self._store.sql(_HISTORY), kind, entity_id)
-        return [ChangeRow(**row) for row in rows]
+                return edits_of(await db.fetch(self._store.sql(_HISTORY), before, limit, kind, entity_id))
 
     async def _stands(self, version: int, commit_id: str) -> bool:
         """Whether a commit without an answer was done. Raises Refusal(directory_unavailable) when nobody can tell."""

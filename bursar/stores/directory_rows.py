@@ -6,22 +6,9 @@ from typing import Any, cast
 
 import msgspec
 
-from bursar.core.directory import KINDS, Delta, Kind, Snapshot, id_of, kind_of
+from bursar.core.directory import KINDS, Delta, Edit, Entity, Kind, Snapshot, id_of, kind_of
 
 Row = tuple[str, str, bytes | None]  # kind, id, body; None = it is gone
-
-
-class ChangeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the history: who changed what, when. Digests are SHA-256 of the bodies; None = not there."""
-
-    version: int
-    kind: str
-    id: str
-    action: str
-    actor: str
-    at_ns: int
-    before: bytes | None
-    after: bytes | None
 
 
 def rows_of(delta: Delta) -> list[Row]:
@@ -50,6 +37,28 @@ def deltas_of(rows: Iterable[Mapping[str, Any]]) -> list[Delta]:
         else:
             put_in(deltas[-1], row["kind"], row["body"])
     return deltas
+
+
+def edits_of(rows: Iterable[Mapping[str, Any]]) -> list[Edit]:
+    """Rows of the history (version, action, actor, at_ns, kind, id, before, body) as values, in their order."""
+    return [
+        Edit(
+            version=row["version"],
+            action=row["action"],
+            actor=row["actor"],
+            at_ns=row["at_ns"],
+            kind=row["kind"],
+            id=row["id"],
+            before=_entity(row["kind"], row["before"]),
+            after=_entity(row["kind"], row["body"]),
+        )
+        for row in rows
+        if row["kind"] in KINDS
+    ]
+
+
+def _entity(kind: Kind, body: bytes | None) -> Entity | None:
+    return None if body is None else msgspec.json.decode(body, type=KINDS[kind].type)
 
 
 def digest(body: bytes | None) -> bytes | None:

@@ -152,7 +152,7 @@ async def test_a_caller_who_leaves_does_not_part_audit_and_directory(tenants: Te
 async def test_history_says_who_changed_what_and_cannot_be_edited(tenants: Tenants) -> None:
     team = await tenants.team()
     await tenants.teams.set_disabled("night-watch", team, True)
-    created, disabled = await tenants.store.history("team", team)
+    disabled, created = await tenants.store.history(99, 10, ("team", team))
     assert (created.action, created.actor, created.before) == ("team.create", ACTOR, None)
     assert (disabled.action, disabled.actor, disabled.before) == ("team.disable", "night-watch", created.after)
     with sqlite3.connect(tenants.path) as raw:

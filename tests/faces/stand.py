@@ -18,6 +18,7 @@ from bursar.control.audit_notary import Signer
 from bursar.control.audit_people import People
 from bursar.control.budgets import Budgets
 from bursar.control.directory import Directory
+from bursar.control.history import History
 from bursar.control.keys import Keys
 from bursar.control.owners import Owners
 from bursar.control.prices import Prices
@@ -141,6 +142,7 @@ class Stand:
         providers = ("openai", "anthropic")
         self.services = Services(
             directory=directory,
+            history=History(directory),
             admins=Admins(directory, entropy, PEPPER),
             owners=Owners(directory),
             teams=Teams(directory),

@@ -136,3 +136,19 @@ def test_subscribers_of_a_directory_hear_the_version_and_nothing_private(stand: 
     (delta,) = heard
     assert (delta.version, delta.admins) == (before + 1, [])
     assert json.loads(owner.ask("GET", "/admins").text)["items"]
+
+
+def test_what_cannot_be_tried_out_says_so_before_it_is_done(stand: Stand, owner: Someone) -> None:
+    for route in ROUTES:
+        path = route.path.replace(":path", "").replace("{", "no-such-").replace("}", "")
+        if route.method != "GET" and not route.previews:
+            answer = owner.ask(route.method, f"{path}?preview=true", {} if route.body else None)
+            assert answer.json()["code"] in ("no_preview", "invalid_input"), (route.path, answer.text)
+    before = stand.services.directory.book.version
+    answer = owner.ask("POST", "/owners?preview=true", {"name": "Not made", "id": "not-made"})
+    assert answer.status_code == 200
+    assert answer.json()["edits"][0]["act"] == "created"
+    assert "bursar-undo" not in answer.headers
+    assert stand.services.directory.book.version == before
+    assert owner.ask("GET", "/owners/not-made").status_code == 404
+    assert checked_problem(owner.ask("POST", "/owners?preview=perhaps", {"name": "N"}))["code"] == "invalid_input"

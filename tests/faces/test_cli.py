@@ -446,3 +446,26 @@ def test_admins(cli: Cli) -> None:
     cli("admins", "remove", admin["id"], "--yes")
     assert admin["id"] not in cli("admins", "list").output
     assert "runs what is there" in cli("admins", "roles").output
+
+
+def test_previews_history_and_undo(cli: Cli) -> None:
+    cli("owners", "create", "Undoing", "--id", "undoing")
+    cli("teams", "create", "Backwards", "--owner", "undoing")
+    shown = cli("teams", "update", "backwards", "--name", "Forwards", "--preview").output
+    assert "nothing was changed" in shown
+    assert "name  Backwards → Forwards" in shown
+    assert cli.json("teams", "show", "backwards")["name"] == "Backwards"
+    previewed = cli.json("teams", "remove", "backwards", "--preview")
+    assert previewed["edits"][0]["act"] == "removed"
+    changed = cli("teams", "update", "backwards", "--name", "Forwards").output
+    (number,) = re.findall(r"undo: bursar undo (\d+)", changed)
+    history = cli("history", "--of", "team/backwards").output
+    assert f"undo: bursar undo {number}" in history
+    assert "Backwards → Forwards" in history
+    assert "changed" in cli("undo", number, "--preview").output
+    assert cli.json("teams", "show", "backwards")["name"] == "Forwards"
+    assert "taken back" in cli("undo", number).output
+    assert cli.json("teams", "show", "backwards")["name"] == "Backwards"
+    assert "changed_since" in cli("undo", number, code=REFUSED).output
+    assert "names nothing" in cli("history", "--of", "nonsense", code=REFUSED).output
+    assert cli.json("history", "--limit", "1")[0]["action"] == "team.update.undo"

@@ -80,14 +80,18 @@ async def test_what_was_decided_on_another_version_is_refused_whole(directory: A
 
 async def test_the_history_of_one_entity(directory: Any) -> None:
     await write(directory, *STORY)
-    made, gone, anew = await directory.history("team", "search")
+    told = await directory.history(99, 10, ("team", "search"))  # whole changes: others may have been part of them
+    anew, gone, made = [row for row in told if (row.kind, row.id) == ("team", "search")]
     assert [(row.version, row.action, row.actor) for row in (made, gone, anew)] == [
         (1, "test.change", "admin"),
         (3, "test.change", "admin"),
         (4, "test.change", "admin"),
     ]
-    assert (made.before, gone.before, gone.after) == (None, made.after, None)
+    assert (made.before, made.after, gone.before, gone.after) == (None, TEAM, TEAM, None)
     assert anew.before is None
+    assert [row.version for row in await directory.history(4, 1)] == [3, 3]
+    assert [row.version for row in await directory.history(3, 5, ("key", "k1"))] == [2, 2]
+    assert await directory.history(1, 10) == []
 
 
 # ---- PostgreSQL alone

@@ -1,0 +1,126 @@
+"""What changed in the directory, field by field, and how a change is taken back.
+
+An undo is a change like any other: it is decided on the present book, audited, versioned, and can be undone itself. It
+is refused where something was changed again since, and for what has no way back: what was created is removed by its
+own command, a removed key or admin is gone for ever, tags of provider keys are sealed into their ciphertext.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from bursar.control.directory import Book, Change, Directory
+from bursar.core.directory import BudgetDef, Edit, Entity, Kind, Owner, Team
+from bursar.core.errors import Refusal
+from bursar.core.units import pico_to_usd
+
+_RESTORABLE: frozenset[Kind] = frozenset({"owner", "team"})  # come back after a removal
+_WITHOUT_UNDO: dict[Kind, str] = {
+    "provider_key": "See `bursar secrets tag`, `enable`, `disable`",
+    "price": "A price is never taken back: append another with `bursar prices set`",
+}
+_HIDDEN = frozenset({"digest", "secrets"})
+_NEWEST = 2**62
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """One field that changed, as text; "" = it said nothing."""
+
+    field: str
+    before: str
+    after: str
+
+
+def differences(edit: Edit) -> list[Difference]:
+    """What a person would want to see of an edit; never a digest."""
+    before, after = dict(_fields(edit.before)), dict(_fields(edit.after))
+    names = list(dict.fromkeys([*before, *after]))
+    return [
+        Difference(name, before.get(name, ""), after.get(name, ""))
+        for name in names
+        if before.get(name, "") != after.get(name, "")
+    ]
+
+
+def why_no_undo(edit: Edit) -> Refusal | None:
+    """None where the change has a way back, as far as the edit itself tells."""
+    subject = f"{edit.kind}/{edit.id}"
+    if edit.kind in _WITHOUT_UNDO:
+        return Refusal("no_undo", f"{edit.action} of {subject} has no undo", _WITHOUT_UNDO[edit.kind])
+    if edit.before is None:
+        return Refusal("no_undo", f"{subject} was created by it", f"Remove it: bursar {edit.kind}s remove {edit.id}")
+    if edit.after is None and edit.kind not in _RESTORABLE:
+        return Refusal("no_undo", f"{subject} was removed for ever", "Create another")
+    return None
+
+
+class History:
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    async def page(
+        self, limit: int, before: int | None = None, subject: tuple[Kind, str] | None = None
+    ) -> Sequence[Edit]:
+        """The newest `limit` versions below `before`, newest first; several edits may be of one version."""
+        return await self._directory.history(before or _NEWEST, limit, subject)
+
+    async def of_version(self, version: int) -> list[Edit]:
+        """Raises Refusal(unknown_id)."""
+        found = [edit for edit in await self._directory.history(version + 1, 1) if edit.version == version]
+        if not found:
+            raise Refusal("unknown_id", f"The directory has no change {version}", "See: bursar history")
+        return found
+
+    async def undo(self, actor: str, version: int) -> None:
+        """Raises Refusal(unknown_id | no_undo | changed_since)."""
+        edits = await self.of_version(version)
+
+        def decide(book: Book) -> Change:
+            put = [_taken_back(book, edit) for edit in edits]
+            facts: dict[str, str | int] = {"undoes": version}
+            return Change(
+                action=f"{edits[0].action}.undo", target=f"{edits[0].kind}/{edits[0].id}", put=put, facts=facts
+            )
+
+        await self._directory.change(actor, decide)
+
+
+def _taken_back(book: Book, edit: Edit) -> Entity:
+    """The entity as it was. Raises Refusal(no_undo | changed_since | unknown_id)."""
+    refusal = why_no_undo(edit)
+    if refusal is not None:
+        raise refusal
+    present, entity = book.entity(edit.kind, edit.id), edit.before
+    assert entity is not None
+    if present != edit.after:
+        hint = f"See: bursar history --of {edit.kind}/{edit.id}"
+        raise Refusal("changed_since", f"{edit.kind}/{edit.id} was changed again after {edit.version}", hint)
+    if isinstance(entity, BudgetDef) and isinstance(present, BudgetDef):
+        return replace(entity, version=present.version + 1)  # a definition is never taken back, only followed
+    if isinstance(entity, Team):
+        book.get(Owner, entity.owner_id)
+    return entity
+
+
+def _fields(entity: Entity | None) -> Iterator[tuple[str, str]]:
+    if entity is None:
+        return
+    plain: dict[str, Any] = msgspec.to_builtins(entity)
+    yield from _flat("", {name: value for name, value in plain.items() if name not in _HIDDEN})
+    for name in sorted(_HIDDEN & plain.keys()):
+        yield name, f"(digest {hashlib.sha256(msgspec.json.encode(plain[name])).hexdigest()[:8]})"
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Nested fields by their paths, without those that say nothing."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(f"{path}.{name}" if path else name, inner)
+    elif value not in (None, [], ()):
+        if path.endswith("_pico"):
+            yield f"{path.removesuffix('_pico')}_usd", pico_to_usd(value)
+        else:
+            yield path, value if isinstance(value, str) else msgspec.json.encode(value).decode()
