@@ -17,7 +17,7 @@ from bursar.core.secret import Secret
 from bursar.ports import AuditSink, Clock
 from bursar.stores.audit_cursor import AuditCursor
 from bursar.stores.audit_file import AuditFile
-from bursar.stores.audit_http import AuditHttp, Headers, ocsf_letter, webhook_letter
+from bursar.stores.audit_http import AuditHttp, Letter, ocsf_writer, webhook_writer
 from bursar.stores.audit_syslog import AuditSyslog
 from bursar.wire.client import Client, ClientConfig, Origin, Timeouts
 
@@ -113,18 +113,18 @@ def _http(sink: config.Sink, cursor: AuditCursor, node: str, secret: Secret | No
     span = sink.timeout
     timeouts = Timeouts(connect=span, write=span, first_byte=span, body=span, between_bytes=span, total=span)
 
-    async def post(headers: Headers, body: bytes) -> int:
-        response = await client.request(origin, "POST", target, headers, body, timeouts)
+    async def post(letter: Letter) -> int:
+        response = await client.request(origin, "POST", target, letter.headers, letter.body, timeouts)
         await response.read(_MOST_ANSWER)
         return response.status
 
     if sink.kind == "webhook":
         assert secret is not None  # checked with the configuration
-        letter = webhook_letter(node, secret, clock)
+        writer = webhook_writer(node, secret, clock)
     else:
-        letter = ocsf_letter(node, __version__, secret)
+        writer = ocsf_writer(node, __version__, secret)
     return AuditHttp(
-        sink.name, post, letter, cursor, required=sink.required, timeout=span, closing=lambda: _close(client)
+        sink.name, post, writer, cursor, required=sink.required, timeout=span, closing=lambda: _close(client)
     )
 
 

@@ -132,11 +132,13 @@ class Control:
         lease = await self._releases.release(secret_id, version, node, "lease")
         return lease.value, lease.expires_at
 
-    async def count_uses(self, node: str, counts: list[tuple[str, int, int]]) -> None:
+    async def count_uses(self, node: str, counts: list[tuple[str, int, int]], flush: str) -> bool:
         try:
-            await self._releases.count_uses(node, counts)
+            await self._releases.count_uses(node, counts, flush)
         except AuditFailed as fault:
-            _log.error("uses of provider keys could not be recorded: %s", fault.message)
+            _log.error("uses of provider keys wait to be recorded: %s", fault.message)
+            return False
+        return True
 
     def count(self, node: str, delta: MetricsDelta) -> None:
         del node

@@ -31,6 +31,7 @@ from bursar.gateway.freshness import STALE_AFTER_S
 from bursar.gateway.lease import Leases
 from bursar.gateway.node import Node
 from bursar.gateway.pipeline import Pipeline
+from bursar.gateway.uses import UsesFlush
 from bursar.link import messages as m
 from bursar.link.gateway_end import GatewayEnd
 from bursar.ports import Dialect
@@ -47,6 +48,7 @@ from bursar.wire.sse import EventSplitter
 _SHIP_SECONDS = 1.0  # metrics and events to control
 _FIRST_DIRECTORY_S = 5.0
 _USES_SECONDS = 5.0  # uses of provider keys to the audit: at most 10 s (S6)
+_LAST_USES_S = 2.0
 _log = logging.getLogger("bursar.gateway")
 
 
@@ -72,11 +74,14 @@ class Gateway:
             on_delta=self._delta,
             on_revoked=self._revoked,
             on_fresh=self._fresh,
+            on_recorded=self._recorded,
         )
+        boot = SystemEntropy().token_bytes(5).hex()
         self._leases = Leases(self._link, clock)
+        self._uses = UsesFlush(boot, self._leases.take_uses)
         self.node = Node(
             clock=clock,
-            boot=SystemEntropy().token_bytes(5).hex(),
+            boot=boot,
             dialects=dialects,
             providers=build_providers(settings, dialects, spec.emulator_url),
             prices=load_catalogue(),
@@ -115,9 +120,8 @@ class Gateway:
         self.node.drains.most = 0  # who leaves from now on, or is cut off at the end, is not read on for
         await self._server.drain(self._spec.config.drain)
         ship.cancel()
-        self._ship(uses=True)
         self._journal.close()
-        await asyncio.sleep(0.05)  # let the link's last frames leave
+        await self._ship_the_last()
         link.cancel()
         await self._client.close()
 
@@ -140,6 +144,9 @@ class Gateway:
         if delta.prices or any(kind == "price" for kind, _ in delta.gone):
             self._apply_prices()
         self._link.send(m.Applied(version=delta.version))
+
+    def _recorded(self, flush: str) -> None:
+        self._uses.recorded(flush)
 
     def _revoked(self, secret_id: str, version: int) -> None:
         self._leases.forget(secret_id, version)
@@ -177,8 +184,17 @@ class Gateway:
         for happened in self._happened:
             self._link.send(happened)
         self._happened.clear()
-        if uses and (counts := self._leases.take_uses()):
-            self._link.send(m.Uses(counts=counts))
+        if uses and (flush := self._uses.next()) is not None:
+            self._link.send(m.Uses(counts=flush[1], flush=flush[0]))
+
+    async def _ship_the_last(self) -> None:
+        """Until control has every use on record, or does not say so in time."""
+        self._ship(uses=True)
+        deadline = asyncio.get_running_loop().time() + _LAST_USES_S
+        while self._uses.next() is not None and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+            self._ship(uses=True)
+        await asyncio.sleep(0.05)  # let the link's last frames leave
 
     def _ledger_event(self, event: LedgerEvent) -> None:
         facts = {name: value for name, value in msgspec.to_builtins(event).items() if isinstance(value, str | int)}

@@ -1,5 +1,6 @@
 """Releasing a provider key to a gateway: the audit first, then the value. No durable record, no secret."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -50,6 +51,8 @@ class Releases:
         self._audit = audit
         self._clock = clock
         self._lease_ns = lease_s * NS_PER_S
+        self._counting = asyncio.Lock()
+        self._flushed: dict[str, str] = {}  # the last flush of each node that is on record
 
     async def release(self, secret_id: str, version: int | None, node: str, reason: str) -> Lease:
         """Lend a version (None = the current one) to `node`.
@@ -80,17 +83,24 @@ class Releases:
             raise
         return Lease(secret_id=secret_id, version=number, value=value, expires_at=lease_until)
 
-    async def count_uses(self, node: str, counts: Sequence[tuple[str, int, int]]) -> None:
+    async def count_uses(self, node: str, counts: Sequence[tuple[str, int, int]], flush: str = "") -> None:
         """Record uses under leases as (secret id, version, uses) since the last count, flushed by the gateway.
 
-        Raises Refusal(audit_unavailable): the caller keeps the counts and tries again.
+        A flush that comes again by the same name is recorded once; after a restart in between perhaps twice, which
+        its name in the records tells. Raises Refusal(audit_unavailable): the caller keeps the counts and tries again.
         """
+        async with self._counting:
+            if not flush or self._flushed.get(node) != flush:
+                await self._record_uses(node, counts, flush)
+                self._flushed[node] = flush
+
+    async def _record_uses(self, node: str, counts: Sequence[tuple[str, int, int]], flush: str) -> None:
         events = [
             Event(
                 actor=f"node:{node}",
                 action="secret.use",
                 target=f"secret/{secret_id}",
-                facts={"version": version, "uses": uses},
+                facts={"version": version, "uses": uses, "flush": flush},
             )
             for secret_id, version, uses in counts
             if uses > 0

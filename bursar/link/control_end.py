@@ -40,7 +40,9 @@ class Services(Protocol):
         """The value and the instant (ns) at which the lease ends. Raises Refusal."""
         ...
 
-    async def count_uses(self, node: str, counts: list[tuple[str, int, int]]) -> None: ...
+    async def count_uses(self, node: str, counts: list[tuple[str, int, int]], flush: str) -> bool:
+        """Whether they are on record; if not, they will come again by the same name."""
+        ...
 
     def count(self, node: str, delta: MetricsDelta) -> None: ...
 
@@ -127,7 +129,7 @@ class ControlEnd:
             case m.LeaseAsk():
                 self._start(self._lease(node, message, channel))
             case m.Uses():
-                self._start(self._services.count_uses(node, message.counts))
+                self._start(self._uses(node, message, channel))
             case m.Happened():
                 self._start(self._services.happened(node, message.word, message.subject, message.facts))
             case m.Applied():
@@ -153,6 +155,10 @@ class ControlEnd:
             ask=ask.ask, secret_id=ask.secret_id, version=ask.version, value=value.reveal(), expires_at=expires_at
         )
         channel.send(granted)
+
+    async def _uses(self, node: str, uses: m.Uses, channel: Channel[m.ToControl]) -> None:
+        if await self._services.count_uses(node, uses.counts, uses.flush):
+            channel.send(m.UsesRecorded(flush=uses.flush))
 
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -36,6 +36,7 @@ class GatewayEnd:
         on_delta: Callable[[Delta], None],
         on_revoked: Callable[[str, int], None],
         on_fresh: Callable[[float], None] = lambda _at: None,
+        on_recorded: Callable[[str], None] = lambda _flush: None,
     ) -> None:
         self._path = path
         self._hello = hello
@@ -43,6 +44,7 @@ class GatewayEnd:
         self._on_delta = on_delta
         self._on_revoked = on_revoked
         self._on_fresh = on_fresh
+        self._on_recorded = on_recorded
         self._channel: Channel[m.ToGateway] | None = None
         self._asks: dict[int, asyncio.Future[Granted]] = {}
         self._numbers = itertools.count(1)
@@ -116,6 +118,8 @@ class GatewayEnd:
             case m.LeaseRefused():
                 refusal = Refusal(message.word, message.message, message.hint, message.retry_after)
                 self._answer(message.ask, refusal)
+            case m.UsesRecorded():
+                self._on_recorded(message.flush)
             case m.LeaseRevoked():
                 self._on_revoked(message.secret_id, message.version)
 

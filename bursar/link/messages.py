@@ -36,9 +36,10 @@ class LeaseAsk(Message):
 
 
 class Uses(Message):
-    """Uses of leased provider keys since the last message: (secret id, version, count)."""
+    """Uses of leased provider keys: (secret id, version, count). Sent again by the same name until UsesRecorded."""
 
     counts: list[tuple[str, int, int]]
+    flush: str = ""
 
 
 class Metrics(Message):
@@ -97,6 +98,12 @@ class LeaseRefused(Message):
     retry_after: float | None = None  # seconds
 
 
+class UsesRecorded(Message):
+    """The uses of this name are on record."""
+
+    flush: str
+
+
 class LeaseRevoked(Message):
     """Forget this version at once."""
 
@@ -105,4 +112,4 @@ class LeaseRevoked(Message):
 
 
 ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened
-ToGateway = Welcome | Changed | Fresh | LeaseGranted | LeaseRefused | LeaseRevoked
+ToGateway = Welcome | Changed | Fresh | LeaseGranted | LeaseRefused | LeaseRevoked | UsesRecorded

@@ -27,16 +27,29 @@ Headers = list[tuple[str, str]]
 Lines = Sequence[bytes]
 
 
+class Letter:
+    """What is posted. The headers may hold a credential: a traceback with local variables must not show it."""
+
+    __slots__ = ("body", "headers")
+
+    def __init__(self, headers: Headers, body: bytes) -> None:
+        self.headers = headers
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"Letter(***, {len(self.body)} bytes)"
+
+
 class Post(Protocol):
     """Sends one POST to the sink's address -> the status. Raises UpstreamFault."""
 
-    async def __call__(self, headers: Headers, body: bytes) -> int: ...
+    async def __call__(self, letter: Letter) -> int: ...
 
 
-class Letter(Protocol):
-    """Makes the request from lines and the numbers of the first and the last."""
+class Writer(Protocol):
+    """Makes the letter from lines and the numbers of the first and the last."""
 
-    def __call__(self, lines: Lines, first: int, last: int) -> tuple[Headers, bytes]: ...
+    def __call__(self, lines: Lines, first: int, last: int) -> Letter: ...
 
 
 class AuditHttp:
@@ -46,7 +59,7 @@ class AuditHttp:
         self,
         name: str,
         post: Post,
-        letter: Letter,
+        writer: Writer,
         cursor: AuditCursor,
         *,
         required: bool = False,
@@ -57,7 +70,7 @@ class AuditHttp:
         self.required = required
         self.timeout = timeout
         self._post = post
-        self._letter = letter
+        self._writer = writer
         self._cursor = cursor
         self._closing = closing
 
@@ -69,17 +82,17 @@ class AuditHttp:
         for lines in pieces(records):
             last_hash, payload = unframe(lines[-1])
             first, last = decode_record(unframe(lines[0])[1]).seq, decode_record(payload).seq
-            await self._send(*self._letter(lines, first, last))
+            await self._send(self._writer(lines, first, last))
             await self._cursor.write(last, last_hash)
 
     def close(self) -> None:
         self._closing()
         self._cursor.close()
 
-    async def _send(self, headers: Headers, body: bytes) -> None:
+    async def _send(self, letter: Letter) -> None:
         try:
             async with asyncio.timeout(self.timeout):
-                status = await self._post(headers, body)
+                status = await self._post(letter)
         except TimeoutError:
             raise self._failed(f"did not answer within {self.timeout:g} s") from None
         except UpstreamFault as fault:
@@ -92,10 +105,10 @@ class AuditHttp:
         return AuditFailed(f"The audit sink {self.name} {why}", hint, {"sink": self.name})
 
 
-def webhook_letter(node: str, key: Secret, clock: Clock) -> Letter:
+def webhook_writer(node: str, key: Secret, clock: Clock) -> Writer:
     """``{"node":..,"first":..,"last":..,"lines":[<line of the chain>, ...]}``, signed."""
 
-    def write(lines: Lines, first: int, last: int) -> tuple[Headers, bytes]:
+    def write(lines: Lines, first: int, last: int) -> Letter:
         body = b'{"node":%s,"first":%d,"last":%d,"lines":[%s]}' % (
             msgspec.json.encode(node),
             first,
@@ -111,15 +124,15 @@ def webhook_letter(node: str, key: Secret, clock: Clock) -> Letter:
             ("webhook-timestamp", str(stamp)),
             ("webhook-signature", f"v1,{signature}"),
         ]
-        return headers, body
+        return Letter(headers, body)
 
     return write
 
 
-def ocsf_letter(node: str, version: str, token: Secret | None) -> Letter:
+def ocsf_writer(node: str, version: str, token: Secret | None) -> Writer:
     """A JSON array of OCSF events, with a bearer token where there is one."""
 
-    def write(lines: Lines, first: int, last: int) -> tuple[Headers, bytes]:
+    def write(lines: Lines, first: int, last: int) -> Letter:
         events = []
         for line in lines:
             record_hash, payload = unframe(line)
@@ -127,6 +140,6 @@ def ocsf_letter(node: str, version: str, token: Secret | None) -> Letter:
         headers = [("content-type", "application/json"), ("idempotency-key", f"{node}-{first}-{last}")]
         if token is not None:
             headers.append(("authorization", f"Bearer {token.reveal()}"))
-        return headers, msgspec.json.encode(events)
+        return Letter(headers, msgspec.json.encode(events))
 
     return write

@@ -138,7 +138,14 @@ async def test_what_was_counted_waits_for_control(root: Root) -> None:
     root.gateway._ship(uses=True)
     (metrics, uses) = root.line.sent
     assert metrics.delta.counters == {}
-    assert uses == m.Uses(counts=[("pk", 1, 1)])
+    assert (uses.counts, uses.flush) == ([("pk", 1, 1)], f"{root.node.boot}-1")
+    await root.borrow()
+    root.line.sent.clear()
+    root.gateway._ship(uses=True)
+    assert root.line.sent[-1] == uses  # not on record yet: the same again
+    root.gateway._uses.recorded(uses.flush)
+    root.gateway._ship(uses=True)
+    assert (root.line.sent[-1].counts, root.line.sent[-1].flush) == ([("pk", 1, 1)], f"{root.node.boot}-2")
 
 
 async def test_what_the_ledger_tells_is_passed_on(root: Root) -> None:

@@ -53,8 +53,9 @@ class Services:
             raise self.refusal
         return Secret(CANARY), 99
 
-    async def count_uses(self, node: str, counts: list[tuple[str, int, int]]) -> None:
+    async def count_uses(self, node: str, counts: list[tuple[str, int, int]], flush: str) -> bool:
         self.uses += counts
+        return flush != "not yet"
 
     def count(self, node: str, delta: MetricsDelta) -> None:
         self.counted.append(delta)
@@ -74,12 +75,14 @@ class Pair:
         self.peppers: list[bytes] = []
         self.versions: list[int] = []
         self.revoked: list[tuple[str, int]] = []
+        self.recorded: list[str] = []
         self.gateway = GatewayEnd(
             path,
             m.Hello(node="n1", pid=7),
             on_welcome=self._welcome,
             on_delta=self._delta,
             on_revoked=lambda *what: self.revoked.append(what),
+            on_recorded=self.recorded.append,
         )
         self.task: asyncio.Task[None] | None = None
 
@@ -258,6 +261,15 @@ async def test_control_is_told_what_was_counted_and_what_happened(pair: Pair) ->
     assert pair.services.counted == [delta]
     assert pair.services.uses == [("pk", 1, 5)]
     assert pair.services.told == [("n1", "ledger_overage", "b", {"pico": 1})]
+
+
+async def test_the_gateway_hears_which_uses_are_on_record(pair: Pair) -> None:
+    await pair.up()
+    assert pair.gateway.send(m.Uses(counts=[("pk", 1, 5)], flush="not yet"))
+    assert pair.gateway.send(m.Uses(counts=[("pk", 1, 5)], flush="b-2"))
+    await until(lambda: pair.recorded)
+    assert pair.recorded == ["b-2"]
+    assert pair.services.uses == [("pk", 1, 5)] * 2
 
 
 async def test_while_the_link_is_down_nothing_is_taken(pair: Pair) -> None:
