@@ -7,6 +7,7 @@ sent when it opens: it names what it gives back, so that a second time does noth
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,7 @@ _READ_FIRST_S = 0.005
 _FIRST_REST_S = 0.1
 _LONGEST_REST_S = 5.0
 _MOST_KEPT = 10_000  # acts that give back
+_CODE = re.compile(r": -([A-Z]{3,})\b")
 _log = logging.getLogger("bursar.rates")
 
 
@@ -193,9 +195,10 @@ def _seen(answer: "asyncio.Future[Reply]") -> None:
 
 
 def _told(fault: BaseException) -> str:
-    """Why, without what may be confidential: an error of Redis by its first word."""
+    """Why, without what may be confidential: an error of Redis by its code, which a script's error wraps in another."""
     if isinstance(fault, ReplyError):
-        return f"Redis says {str(fault).partition(' ')[0]}"
+        wrapped = _CODE.search(str(fault))
+        return f"Redis says {wrapped[1] if wrapped else str(fault).partition(' ')[0]}"
     if isinstance(fault, TimeoutError):
         return "no answer in time"
     return str(fault) or type(fault).__name__

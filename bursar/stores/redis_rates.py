@@ -121,7 +121,7 @@ class RedisRates:
                 else:
                     del self._leases[lease_id]
                 return limited
-        self._may_decide(form)
+        self._may_decide(form, asked=bool(lease.asked))
         limited = self._share.arrive(limits, now, lease_id)
         if limited is None:
             lease.granted.append(form)
@@ -154,7 +154,8 @@ class RedisRates:
         self, taken: Taken, form: Form, lease: _Lease, tokens: tuple[int, int], own: tuple[float, int]
     ) -> Limited | None:
         """Fill in `taken`; what it says at any time can be settled."""
-        if self.link.up:
+        asked = self.link.up
+        if asked:
             taken.asked = form.reserves
             if form.leases:
                 lease.asked.append(form)
@@ -165,7 +166,7 @@ class RedisRates:
                     taken.asked = False
                     lease.asked = [asked for asked in lease.asked if asked is not form]
                 return limited
-        self._may_decide(form)
+        self._may_decide(form, asked=asked)
         found = self._share.reserve(form.limits, *tokens, *own)
         if isinstance(found, Limited):
             return found
@@ -277,9 +278,9 @@ class RedisRates:
         word = "concurrency_limited" if bound.unit == "concurrency" else "rate_limited"
         return Limited(bound, answer[1] / 1e6, word)  # type: ignore[arg-type]
 
-    def _may_decide(self, form: Form) -> None:
+    def _may_decide(self, form: Form, *, asked: bool) -> None:
         """This node decides alone. Raises Refusal where a limit does not allow that."""
-        self._watcher.alone("timeout" if self.link.up else "down")
+        self._watcher.alone("no_answer" if asked else "down")
         if form.closed is not None:
             raise Refusal(
                 "store_unavailable",
