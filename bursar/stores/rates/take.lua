@@ -3,39 +3,44 @@
 -- ARGV: input tokens, output tokens, member, lease (s), record (s), then three a limit: kind, and
 --       r i o t (requests; input, output, all tokens): seconds a unit, seconds from empty to full (below 0: admits none)
 --       c (concurrency): calls in flight, 0
--- Answers: position of the limit that refused or 0, when to come back (us), then for each limit looked at its debt (us)
--- or its calls in flight, after the act.
+-- Answers: position of the limit that refused or 0, when to come back (us), then each limit's debt (us) or calls in
+-- flight, after the act.
 local input, output, member = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local lease_s, record_s = tonumber(ARGV[4]), ARGV[5]
 local answer, debts = {0, 0}, {}
 
-for limit = 1, #KEYS - 2 do
-    local key, at = KEYS[limit + 2], 3 * limit + 3
-    local kind, size = ARGV[at], tonumber(ARGV[at + 1])
-    if kind == 'c' then
+for limit = 1, #KEYS - 2 do -- how all of them stand, for those who are told
+    local key = KEYS[limit + 2]
+    if ARGV[3 * limit + 3] == 'c' then
         prune(key, lease_s)
-        local taken = redis.call('ZCARD', key)
-        answer[limit + 2] = taken
-        if taken >= size then
-            answer[1], answer[2] = limit, 1000000
-            return answer
+        answer[limit + 2] = redis.call('ZCARD', key)
+    else
+        debts[limit] = debt_of(key)
+        answer[limit + 2] = math.ceil(debts[limit] * 1000000)
+    end
+end
+
+local function refused(limit, wait_s)
+    answer[1], answer[2] = limit, math.ceil(wait_s * 1000000)
+    return answer
+end
+
+for limit = 1, #KEYS - 2 do
+    local at = 3 * limit + 3
+    local kind, size, full_s = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    if kind == 'c' then
+        if answer[limit + 2] >= size then
+            return refused(limit, 1)
         end
     else
-        local full_s, debt = tonumber(ARGV[at + 2]), debt_of(key)
-        local taken = units_of(kind, input, output) * size
-        answer[limit + 2] = math.ceil(debt * 1000000)
+        local debt, taken = debts[limit], units_of(kind, input, output) * size
         if debt + taken > full_s then
-            local wait
             if full_s < 0 then
-                wait = 3600
+                return refused(limit, 3600)
             elseif taken <= full_s then
-                wait = math.max(debt + taken - full_s, 0.001)
+                return refused(limit, math.max(debt + taken - full_s, 0.001))
             elseif debt > 0 then -- larger than the bucket can ever hold: when that is full
-                wait = debt
-            end
-            if wait then
-                answer[1], answer[2] = limit, math.ceil(wait * 1000000)
-                return answer
+                return refused(limit, debt)
             end
         end
         debts[limit] = debt + taken
