@@ -50,7 +50,16 @@ def write(measured: Measured, conditions: Mapping[str, str], folder: Path) -> Pa
     text = _INTRO.format(
         machine=_machine(), date=time.strftime("%d %B %Y", time.gmtime()), commit=_commit(), **conditions
     )
-    text += "\n".join([*_f1(measured.f1), *_f2(measured.f2), *_f3(measured.f3), *_f4(measured.f4), *_f5(measured.f5)])
+    text += "\n".join(
+        [
+            *_f1(measured.f1),
+            *_f2(measured.f2),
+            *_f3(measured.f3),
+            *_f4(measured.f4),
+            *_f5(measured.f5),
+            *_tokens(measured.tokens),
+        ]
+    )
     page.write_text(text + "\n" + _CAVEATS)
     return page
 
@@ -180,6 +189,18 @@ def _f4(found: Mapping[str, float]) -> list[str]:
         note += f" This machine lets a process open {descriptors():,} files, two a stream: hence {count:,} of them."
     note += " RSS counts shared pages once per process, PSS once. Bars: ≤ 100 MB idle, ≤ 400 MB with 10,000 streams."
     return ["## F4: memory", "", *_table(["state", "RSS MB", "PSS MB"], rows), note, ""]
+
+
+def _tokens(found: Mapping[str, float]) -> list[str]:
+    if not found:
+        return []
+    rows = [
+        ["a virtual key", f"{found['key']:.1f}"],
+        ["a token that is remembered", f"{found['remembered']:.1f}"],
+        ["a token that is read anew", f"{found['anew']:.0f}"],
+    ]
+    note = "The whole of stage 2, the least of several turns. Bars: remembered ≤ 3 µs, anew ≤ 150 µs."
+    return ["## T: who is calling", "", *_table(["presented", "µs"], rows), note, ""]
 
 
 def _f5(found: Mapping[str, float]) -> list[str]:

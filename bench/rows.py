@@ -53,6 +53,7 @@ class Measured:
     f3: dict[str, Figures] = field(default_factory=dict)
     f4: dict[str, float] = field(default_factory=dict)
     f5: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, float] = field(default_factory=dict)
 
 
 def per_request(target: Target, case: Case, seconds: float) -> tuple[float, Load]:

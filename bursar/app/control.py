@@ -17,11 +17,13 @@ from bursar import __version__
 from bursar.app.audit_jobs import AuditJobs
 from bursar.app.audit_sinks import build_sinks
 from bursar.app.clock import SystemClock, SystemEntropy
+from bursar.app.fetching import Fetcher
 from bursar.app.logs import set_up_logs
 from bursar.app.places import checkpoints_path
 from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
 from bursar.app.vault import Vault, open_vault
 from bursar.app.vigil import Vigil
+from bursar.config import issuer_of
 from bursar.control.admins import Admins
 from bursar.control.audit import AuditLog
 from bursar.control.audit_desk import AuditDesk
@@ -30,6 +32,7 @@ from bursar.control.audit_people import People
 from bursar.control.budgets import Budgets
 from bursar.control.daily import every_day
 from bursar.control.directory import Directory
+from bursar.control.federation import Federation
 from bursar.control.first_start import (
     emulator_answers,
     keys_in_environment,
@@ -38,14 +41,19 @@ from bursar.control.first_start import (
     seal_environment,
 )
 from bursar.control.history import History
+from bursar.control.issuer_keys import IssuerKeys
 from bursar.control.keys import Keys
 from bursar.control.metrics import MetricsBoard
 from bursar.control.owners import Owners
 from bursar.control.prices import Prices
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.release import Releases
+from bursar.control.signing_keys import SigningKeys
 from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
 from bursar.control.teams import Teams
+from bursar.control.token_marks import TokenMarks
+from bursar.control.tokens import Tokens
+from bursar.control.trust import TrustRules
 from bursar.control.usage import Usage
 from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.audit import AuditFailed
@@ -57,7 +65,9 @@ from bursar.faces.admin import build_admin
 from bursar.faces.admin_calls import Services
 from bursar.faces.admin_door import LOOPBACK_NAMES, Door
 from bursar.faces.metrics import build_metrics
+from bursar.faces.oauth import OAuth
 from bursar.link.control_end import ControlEnd
+from bursar.link.messages import Handed
 from bursar.secrets.sealing import SealError
 from bursar.secrets.wrap.recovery import RecoveryWrapper
 from bursar.stores.audit_db import AuditDb
@@ -67,6 +77,7 @@ from bursar.stores.catalogue import load as load_catalogue
 from bursar.stores.directory_db import DirectoryDb
 from bursar.stores.projection_view import LedgerView, ProjectionFault
 from bursar.stores.schema import SchemaFault
+from bursar.wire.client import Client, ClientConfig
 
 _log = logging.getLogger("bursar.control")
 
@@ -119,6 +130,28 @@ class Control:
         self.wrapping_keys = WrappingKeys(self._store, self._audit, RecoveryWrapper)
         self.prices = Prices(self._directory, load_catalogue(), providers)
         self._releases = Releases(self._store, self._audit, self._clock)
+        self._build_tokens()
+
+    def _build_tokens(self) -> None:
+        config, marks = self._spec.config, TokenMarks(self._directory)
+        ca_file = self._env.get("SSL_CERT_FILE") or None
+        self._client = Client(ClientConfig(ca_file=ca_file, max_idle_per_origin=0, max_connections_per_origin=8))
+        fetch = Fetcher(self._client, http_loopback=config.tokens.http_loopback)
+        self.federation = Federation(self._directory, IssuerKeys(fetch, self._clock), marks)
+        self.trust = TrustRules(self._directory, http_loopback=config.tokens.http_loopback)
+        self.signing = SigningKeys(self._store, self._directory, self._entropy)
+        self.tokens = Tokens(
+            self._directory,
+            self._audit,
+            self.signing,
+            self._entropy,
+            pepper=self._pepper,
+            issuer=issuer_of(config),
+            life_s=int(config.tokens.life),
+            marks=marks,
+            federation=self.federation,
+        )
+        self._oauth = OAuth(self.tokens)
 
     # ---- what a gateway may ask (bursar.link.control_end.Services)
 
@@ -150,6 +183,9 @@ class Control:
         except AuditFailed as fault:
             _log.error("%s of %s could not be recorded: %s", word, subject, fault.message)
 
+    async def answer(self, request: Handed) -> tuple[int, list[tuple[str, str]], bytes]:
+        return await self._oauth.answer(request.path, request.headers, request.body, request.peer)
+
     # ---- life
 
     async def run(self) -> None:
@@ -159,6 +195,7 @@ class Control:
         await self._link.start(self._folder / "run" / "link.sock")
         follow = asyncio.create_task(self._ledger.follow(_log_projection_fault))
         daily = asyncio.create_task(every_day(self.provider_keys, self._audit))
+        rotating = asyncio.create_task(self.signing.keep_rotating(self._spec.config.tokens.rotate_every))
         servers = [self._admin_server(), self._metrics_server()]
         fds = [self._spec.admin_fds[0], self._spec.metrics_fds[0]]
         serving = [
@@ -172,7 +209,9 @@ class Control:
         await asyncio.gather(*serving, return_exceptions=True)
         follow.cancel()
         daily.cancel()
+        rotating.cancel()
         await self._link.close()
+        await self._client.close()
         await self._close()
 
     async def _first_acts(self) -> Ready:
@@ -180,6 +219,7 @@ class Control:
         config = self._spec.config
         _keep_admin_token(self._folder / "admin.token", self._admin_token)
         await self.provider_keys.sync()
+        await self.signing.sync()
         found = keys_in_environment(self._env, config.providers)
         sealed = await seal_environment(self.provider_keys, found) if self._spec.seal_env else []
         demo = await make_demo(self.owners, self.teams, self.keys, self.budgets)
@@ -230,6 +270,9 @@ class Control:
             usage=Usage(self._directory, self._ledger),
             status=StatusBoard(self._directory, self._facts),
             audit=self._desk,
+            trust=self.trust,
+            federation=self.federation,
+            tokens=self.tokens,
         )
         return _server(build_admin(services, door, __version__))
 

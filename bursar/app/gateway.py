@@ -16,20 +16,22 @@ import uvloop
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.descriptors import most_connections
 from bursar.app.logs import set_up_logs
+from bursar.app.signatures import Ed25519
 from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
 from bursar.app.tls import TlsFiles
 from bursar.app.upstreams import Upstreams, build_providers
 from bursar.app.vigil import Vigil
-from bursar.config import Config
+from bursar.config import Config, issuer_of
 from bursar.core.calls import DialectName
 from bursar.core.directory import Delta, Snapshot
 from bursar.core.errors import Refusal
 from bursar.core.ledger import LedgerEvent
+from bursar.core.networks import read_networks
 from bursar.core.tokens import digester
 from bursar.gateway.answer import refusal_body, refusal_headers
 from bursar.gateway.freshness import STALE_AFTER_S
 from bursar.gateway.lease import Leases
-from bursar.gateway.node import Node
+from bursar.gateway.node import Answered, Handed, Node
 from bursar.gateway.pipeline import Pipeline
 from bursar.gateway.uses import UsesFlush
 from bursar.link import messages as m
@@ -96,6 +98,11 @@ class Gateway:
         self.node.happenings = self._happen
         if settings.store.kind != "embedded":
             self.node.fresh_until = 0.0
+        self.node.tokens.issuer = issuer_of(settings)
+        self._ed25519 = self.node.tokens.verify = Ed25519()
+        self.node.proxies = read_networks(settings.listen.data.proxies)
+        self.node.forwarded_header = settings.listen.data.forwarded_header.lower()
+        self.node.control = self._hand_over
         self._server = Server(_server_config(spec), Pipeline(self.node).serve, _refuse_at_door)
         self._tls = TlsFiles(settings.listen.data.tls)
         self._reload: asyncio.Future[None] | None = None
@@ -130,6 +137,8 @@ class Gateway:
     def _welcome(self, snapshot: Snapshot, pepper: bytes) -> None:
         self.node.digest = digester(pepper)
         self.node.tenants.replace(snapshot)
+        if snapshot.token_keys:
+            self._ed25519.load()
         self._apply_prices()
         self.node.ready = True
 
@@ -138,6 +147,8 @@ class Gateway:
             self._link.reconnect()  # something was missed: ask for the whole directory again
             return
         self.node.tenants.change(delta)
+        if delta.token_keys:
+            self._ed25519.load()
         gone = [name for kind, name in delta.gone if kind == "provider_key"]
         for key_id in (*gone, *(key.id for key in delta.provider_keys)):
             self._leases.forget(key_id)
@@ -147,6 +158,11 @@ class Gateway:
 
     def _recorded(self, flush: str) -> None:
         self._uses.recorded(flush)
+
+    async def _hand_over(self, handed: Handed) -> Answered:
+        request = m.Handed(ask=0, **{name: getattr(handed, name) for name in Handed.__struct_fields__})
+        back = await self._link.hand_over(request)
+        return back.status, back.fields, back.body
 
     def _revoked(self, secret_id: str, version: int) -> None:
         self._leases.forget(secret_id, version)

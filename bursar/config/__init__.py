@@ -59,6 +59,8 @@ class DataListener(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 4000
     tls: Tls | None = None
+    proxies: tuple[str, ...] = ()  # CIDR blocks of proxies in front, whose word on the caller's address is taken
+    forwarded_header: str = "x-forwarded-for"  # in which they say it
 
 
 class AdminListener(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +193,15 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     top_keys: Count = 50  # keys with series of their own; the rest is "other"
 
 
+class Tokens(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens that this broker issues at the data port. `issuer` empty = the data port's own address."""
+
+    issuer: str = ""  # under which callers and other verifiers know it: https://bursar.example.org
+    life: Seconds = 900  # of a token for a virtual key, unless less is asked for
+    rotate_every: Seconds = 30 * 86_400  # the key that signs
+    http_loopback: bool = False  # issuers on this machine may be asked without TLS
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The whole tree, as checked."""
 
@@ -206,6 +217,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     emulator: Literal["auto", "off"] = "auto"  # auto: answers while no provider key is stored
     audit: Audit = Audit()
     metrics: Metrics = Metrics()
+    tokens: Tokens = Tokens()
     drain: Seconds = 30  # how long open streams may run on after a stop
 
 
@@ -222,3 +234,12 @@ BUILTIN_PROVIDERS: dict[str, dict[str, object]] = {
         "models": ["claude-*"],
     },
 }
+
+
+def issuer_of(config: Config) -> str:
+    """The address under which this broker issues tokens: as configured, else that of its data port."""
+    if config.tokens.issuer:
+        return config.tokens.issuer
+    data = config.listen.data
+    host = "127.0.0.1" if data.host in ("0.0.0.0", "::", "localhost") else data.host  # noqa: S104 - named, not bound
+    return f"{'https' if data.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{data.port}"

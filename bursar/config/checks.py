@@ -10,6 +10,7 @@ import msgspec
 
 from bursar.config import Config, Provider, Sink, Store
 from bursar.config.store_url import faults_of_url
+from bursar.core.networks import read_network
 from bursar.core.strict import Fault
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
@@ -223,4 +224,35 @@ def _http_sink(path: str, sink: Sink) -> Iterator[Fault]:
         yield Fault(f"{path}.secret_env", "missing", "a webhook is signed", "name the variable that holds its key")
 
 
-_RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (_node, _ports, _spans, _store, _wrappers, _providers, _audit)
+def _tokens(config: Config) -> Iterator[Fault]:
+    for index, block in enumerate(config.listen.data.proxies):
+        try:
+            read_network(block)
+        except ValueError:
+            yield Fault(f"listen.data.proxies[{index}]", "bad_value", "is no CIDR block", "write 10.0.0.0/8")
+    if not _HEADER.fullmatch(config.listen.data.forwarded_header):
+        yield Fault("listen.data.forwarded_header", "bad_value", "is no header name", "write x-forwarded-for")
+    issuer, tokens = config.tokens.issuer, config.tokens
+    url = urlsplit(issuer)
+    if issuer and (
+        url.scheme not in {"http", "https"} or not url.hostname or url.query or url.fragment or url.username
+    ):
+        yield Fault("tokens.issuer", "bad_value", "is not an http(s) address", "write https://bursar.example.org")
+    if issuer.endswith("/"):
+        yield Fault("tokens.issuer", "bad_value", "ends with a slash", "leave it out: `iss` is compared exactly")
+    if not 60 <= tokens.life <= 3600:
+        yield Fault("tokens.life", "bad_value", "is not between 1m and 1h", "write 15m")
+    if tokens.rotate_every < 3600:
+        yield Fault("tokens.rotate_every", "bad_value", "is shorter than a token may live", "write 30d")
+
+
+_RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (
+    _node,
+    _ports,
+    _spans,
+    _store,
+    _wrappers,
+    _providers,
+    _audit,
+    _tokens,
+)

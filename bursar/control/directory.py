@@ -31,6 +31,9 @@ from bursar.core.directory import (
     ProviderKey,
     Snapshot,
     Team,
+    TokenKey,
+    TokenMark,
+    TrustRule,
     VirtualKey,
     for_gateways,
     id_of,
@@ -39,7 +42,7 @@ from bursar.core.directory import (
 from bursar.core.errors import Refusal
 from bursar.ports import Clock
 
-E = TypeVar("E", Owner, Team, VirtualKey, BudgetDef, ProviderKey, PriceOverride, Admin)
+E = TypeVar("E", Owner, Team, VirtualKey, BudgetDef, ProviderKey, PriceOverride, Admin, TrustRule, TokenKey, TokenMark)
 Facts = Mapping[str, str | int]
 _ATTEMPTS = 20  # at a change, while other nodes keep changing other things
 
@@ -138,6 +141,9 @@ class Book:
             provider_keys=self.all(ProviderKey),
             prices=self.all(PriceOverride),
             admins=self.all(Admin),
+            trust=self.all(TrustRule),
+            token_keys=self.all(TokenKey),
+            token_marks=self.all(TokenMark),
         )
 
     def at(self, kind: Kind, entity_id: str) -> Entity | None:
@@ -164,6 +170,9 @@ LIST_COMMAND: dict[Kind, str] = {
     "provider_key": "bursar secrets list",
     "price": "bursar prices show",
     "admin": "bursar admins list",
+    "trust": "bursar trust list",
+    "token_key": "bursar tokens keys",
+    "token_mark": "bursar audit tail",
 }
 
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from bursar.core.directory import LimitDef, Mode, Policy
 from bursar.core.errors import Refusal
+from bursar.core.networks import is_inside, read_networks
 
 _MAX_AMOUNT = 10**12
 _MAX_MODEL = 200
@@ -28,6 +29,10 @@ def check_policy(policy: Policy) -> Policy:
         raise _invalid("user_header", "is not a header name")
     if policy.stop is not None and len(policy.stop) > _MAX_STOPS:
         raise _invalid("stop", f"has more than {_MAX_STOPS} sequences")
+    try:
+        read_networks(policy.networks or ())
+    except ValueError:
+        raise _invalid("networks", "holds something that is no CIDR block, such as 10.0.0.0/8") from None
     for control, mode in policy.modes.items():
         if mode not in get_args(Mode):
             raise _invalid(f"modes.{control}", f"is none of {', '.join(get_args(Mode))}")
@@ -98,6 +103,10 @@ def _uncovered(team: tuple[str, ...], key: tuple[str, ...]) -> bool:
     return not all(any(covers(theirs, pattern) for theirs in team) for pattern in key)
 
 
+def _outside(team: tuple[str, ...], key: tuple[str, ...]) -> bool:
+    return not all(is_inside(network, team) for network in key)
+
+
 def _looser(*from_strict_to_loose: object) -> Callable[[Any, Any], bool]:
     return lambda team, key: from_strict_to_loose.index(key) > from_strict_to_loose.index(team)
 
@@ -120,6 +129,7 @@ _WIDER: dict[str, Callable[[Any, Any], bool]] = {
     "unpriced": _looser("refuse", "assume_dearest"),
     "unknown_fields": _looser("refuse", "allow"),
     "tool_uses_cap": _beyond,
+    "networks": _outside,
 }
 """Fields that permit something. The others choose a manner (defaults, stop sequences, drain or abort), and limits of
 key and team both bind, so that no key can loosen them."""

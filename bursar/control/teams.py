@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from bursar.control.directory import Book, Change, Directory
 from bursar.control.naming import check_id, check_name, check_tags, id_from
 from bursar.control.policies import check_policy, widened_by
-from bursar.core.directory import BudgetDef, Owner, Policy, Team, VirtualKey
+from bursar.core.directory import BudgetDef, Owner, Policy, Team, TrustRule, VirtualKey
 from bursar.core.errors import Refusal
 
 
@@ -78,13 +78,16 @@ class Teams:
         return self.get(team_id)
 
     async def remove(self, actor: str, team_id: str) -> None:
-        """Only a team without keys and budgets can go."""
+        """Only a team without keys, trust rules and budgets can go."""
 
         def decide(book: Book) -> Change:
             book.get(Team, team_id)
             for key in book.all(VirtualKey):
                 if key.team_id == team_id:
                     raise Refusal("in_use", f"The team {team_id!r} has keys", f"bursar keys remove {key.id}")
+            for rule in book.all(TrustRule):
+                if rule.team_id == team_id:
+                    raise Refusal("in_use", f"The team {team_id!r} has trust rules", f"bursar trust remove {rule.id}")
             for budget in book.all(BudgetDef):
                 if (budget.subject_kind, budget.subject) == ("team", team_id) and not budget.deleted:
                     raise Refusal("in_use", f"The team {team_id!r} has budgets", f"bursar budgets remove {budget.id}")

@@ -5,11 +5,13 @@ from typing import Protocol
 import msgspec
 
 from bursar.control.directory import Directory
+from bursar.core.access_tokens import trust_plan
 from bursar.core.directory import Owner, Team, VirtualKey
 from bursar.core.errors import Refusal
 from bursar.core.ledger_records import Balance, UsageBy, UsageRow
 from bursar.core.units import NS_PER_S
 
+_RULE = trust_plan("")  # how the ledger calls the trust rule behind a token
 DEFAULT_SPAN_NS = 30 * 86_400 * NS_PER_S
 
 
@@ -54,6 +56,8 @@ class Usage:
     def name_of(self, by: UsageBy, group: str) -> str:
         """What people call the group; "" where the id says it all or the entity is gone."""
         book = self._directory.book
+        if by == "key" and group.startswith(_RULE):
+            return f"trust rule {group.removeprefix(_RULE)}"
         if by == "key":
             found: VirtualKey | Team | Owner | None = book.find(VirtualKey, group)
         elif by == "team":

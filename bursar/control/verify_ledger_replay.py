@@ -1,15 +1,15 @@
 """What the records of a journal add up to, and whether each of them may follow those before it.
 
 The second half of `verify_ledger`: the values are plain MessagePack arrays, decoded without the writer's types. The
-two files import each other only, so that no fault of the ledger can vouch for itself.
+three files import each other only, so that no fault of the ledger can vouch for itself.
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
+
+from bursar.control.verify_ledger_windows import on_boundaries
 
 _DAY = 86_400 * 10**9
 
@@ -137,12 +137,15 @@ class Replay:
         )
 
     def snapshot(self, values: list[Any]) -> None:
-        _, _, next_id, images, holds = values
+        _, t, next_id, images, holds = values
         if self.trusting:
             self._trust(images, holds)
             self.trusting = False
         mine = {budget.define[2]: budget.image() for budget in self.budgets.values()}
         theirs = {image[0][2]: image for image in images}
+        for budget_id in mine.keys() - theirs.keys():
+            if _is_forgotten(self.budgets[budget_id], t, self.open):
+                del mine[budget_id], self.budgets[budget_id]
         for budget_id in mine.keys() | theirs.keys():
             if mine.get(budget_id) != theirs.get(budget_id):
                 raise Wrong(f"the snapshot of budget {budget_id!r} is not what the records add up to")
@@ -224,7 +227,7 @@ class Replay:
             raise Wrong("a window overlaps another one: money could be spent twice")
         if budget.window["kind"] == "calendar" and start < budget.floor:
             raise Wrong("a window opens among those that are over")
-        if not _on_boundaries(budget.window, start, end):
+        if not on_boundaries(budget.window, start, end):
             raise Wrong("a window does not lie on the boundaries of its definition")
 
     # ---- holds
@@ -322,6 +325,8 @@ class Replay:
         if not self.was_made(hold_id) or hold_id in self.open:
             raise Wrong(f"hold {hold_id} has not ended, so it cannot be corrected")
         for budget_id, _, number, hard in legs:
+            if budget_id not in self.budgets and _end_of_token(budget_id) is not None:
+                continue  # forgotten since
             budget = self.budgets[budget_id]
             budget.total.adjusted += delta
             row = budget.rows.get(number)
@@ -361,6 +366,17 @@ class Replay:
         raise Wrong("a record of no known kind")
 
 
+def _end_of_token(budget_id: str) -> int | None:
+    end = budget_id[6:].partition(":")[0] if budget_id.startswith("token:") else ""
+    return int(end) * 10**9 if end.isdecimal() else None
+
+
+def _is_forgotten(budget: _Budget, t: int, opened: dict[int, list[Any]]) -> bool:
+    """The budget of a token (``token:<end>:<jti>``) goes a day after that end, once nothing is held on it."""
+    end = _end_of_token(budget.total.id)
+    return end is not None and end + _DAY <= t and all(leg[0] is not budget for h in opened.values() for leg in h[1])
+
+
 def _text(amount: int) -> int | str:
     return amount if abs(amount) < 2**63 else str(amount)
 
@@ -368,31 +384,3 @@ def _text(amount: int) -> int | str:
 def _sum(budget: _Budget) -> str:
     closed = ", closed" if budget.closed else ""
     return f"posted {budget.posted} + held {budget.held} against {budget.limit}{closed}"
-
-
-def _on_boundaries(window: dict[str, Any], start: int, end: int) -> bool:
-    if window["kind"] == "lifetime":
-        return start == 0
-    if window["kind"] == "rolling":
-        length = int(max(1, window["seconds"] // 60) * 10**9)
-        return end - start == length and start % length == 0
-    return _on_calendar(window, start, end)
-
-
-def _on_calendar(window: dict[str, Any], start: int, end: int) -> bool:
-    zone = ZoneInfo(window["zone"])
-    before, first, last, after = (_local(at, zone) for at in (start - 1, start, end - 1, end))
-    if before.date() == first.date() or last.date() == after.date():
-        return False  # a day has to begin at either end
-    if window["period"] == "day":
-        return after.date() - first.date() == timedelta(1)
-    if window["period"] == "week":
-        week = int(window["week_start"])
-        return first.weekday() == week and after.date() - first.date() == timedelta(7)
-    if window["period"] == "month":
-        return first.day == after.day == 1 and (first + timedelta(32)).month == after.month and end - start < 32 * _DAY
-    return (first.month, first.day, after.month, after.day) == (1, 1, 1, 1) and after.year == first.year + 1
-
-
-def _local(at: int, zone: ZoneInfo) -> datetime:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at // 1000)).astimezone(zone)

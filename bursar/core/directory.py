@@ -16,6 +16,7 @@ LimitUnit = Literal["requests", "tokens", "input_tokens", "output_tokens", "conc
 SubjectKind = Literal["key", "user", "team", "owner", "tag", "model", "provider_key", "node"]
 WindowKind = Literal["calendar", "rolling", "lifetime"]
 Period = Literal["day", "week", "month", "year"]
+IssuerKind = Literal["oidc", "kubernetes", "github", "gitlab", "spiffe"]
 
 
 class LimitDef(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     on_disconnect: Literal["drain", "abort"] | None = None
     shrink_to_budget: bool | None = None  # lower max_tokens to what the budget affords instead of refusing
     stop: tuple[str, ...] | None = None  # stop sequences to inject
+    networks: tuple[str, ...] | None = None  # CIDR blocks that callers must come from
     limits: tuple[LimitDef, ...] = ()
     modes: dict[str, Mode] = {}  # control name -> mode, e.g. {"limits": "shadow", "models": "off"}
 
@@ -156,8 +158,46 @@ class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
     source: str = "operator"
 
 
-Kind = Literal["owner", "team", "key", "budget", "provider_key", "price", "admin"]
-Entity = Owner | Team | VirtualKey | BudgetDef | ProviderKey | PriceOverride | Admin
+class TrustRule(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose tokens become Bursar tokens, and what those may do: issuer and claims -> team and policy.
+
+    `match`: claim -> values or globs, one of which it must have. A claim inside another is named by a JSON pointer
+    without its first slash (RFC 6901): ``kubernetes.io/namespace``.
+    """
+
+    id: str
+    team_id: str
+    kind: IssuerKind = "oidc"
+    issuer: str  # the `iss`, exactly; for SPIFFE bundles the trust domain, spiffe://example.org
+    audience: str  # one of the token's `aud`, exactly
+    match: dict[str, tuple[str, ...]]
+    jwks: str = ""  # https address, path of a file, or the JWK set itself; "" = by the issuer's discovery document
+    algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
+    policy: Policy = Policy()
+    tags: tuple[str, ...] = ()
+    single_use: bool = False  # a subject token is taken once
+    life_s: int = 900  # the most that an issued token lives
+    allow_private: bool = False  # the issuer may lie in a private network
+    disabled: bool = False
+
+
+class TokenKey(msgspec.Struct, frozen=True, kw_only=True):
+    """One public key under which Bursar's own tokens are read. The private half never leaves control."""
+
+    id: str  # `kid`: the thumbprint of RFC 7638
+    public: bytes  # Ed25519, 32 bytes
+    until: int | None = None  # ns; None = signs now or will sign next
+
+
+class TokenMark(msgspec.Struct, frozen=True, kw_only=True):
+    """What must be remembered of one token until it has expired anyway: that it is revoked, or was used up."""
+
+    id: str  # "revoked/<jti>", "used/<digest of issuer and jti>"
+    until: int  # ns
+
+
+Kind = Literal["owner", "team", "key", "budget", "provider_key", "price", "admin", "trust", "token_key", "token_mark"]
+Entity = Owner | Team | VirtualKey | BudgetDef | ProviderKey | PriceOverride | Admin | TrustRule | TokenKey | TokenMark
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -171,6 +211,9 @@ class Snapshot(msgspec.Struct, kw_only=True):
     provider_keys: list[ProviderKey] = []
     prices: list[PriceOverride] = []
     admins: list[Admin] = []
+    trust: list[TrustRule] = []
+    token_keys: list[TokenKey] = []
+    token_marks: list[TokenMark] = []
 
 
 class Delta(msgspec.Struct, kw_only=True):
@@ -184,6 +227,9 @@ class Delta(msgspec.Struct, kw_only=True):
     provider_keys: list[ProviderKey] = []
     prices: list[PriceOverride] = []
     admins: list[Admin] = []
+    trust: list[TrustRule] = []
+    token_keys: list[TokenKey] = []
+    token_marks: list[TokenMark] = []
     gone: list[tuple[str, str]] = []
 
 
@@ -216,6 +262,9 @@ KINDS: dict[Kind, KindRow] = {
     "provider_key": KindRow("provider_keys", ProviderKey),
     "price": KindRow("prices", PriceOverride),
     "admin": KindRow("admins", Admin, private=True),
+    "trust": KindRow("trust", TrustRule),
+    "token_key": KindRow("token_keys", TokenKey),
+    "token_mark": KindRow("token_marks", TokenMark),
 }
 S = TypeVar("S", Snapshot, Delta)
 _KIND_OF: dict[type, Kind] = {row.type: kind for kind, row in KINDS.items()}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from bursar.core.directory import BudgetDef
 from bursar.core.errors import Refusal
-from bursar.core.ledger_budget import Budget, Row
+from bursar.core.ledger_budget import Budget, Row, forgotten_at
 from bursar.core.ledger_records import (
     MAX_AMOUNT,
     Balance,
@@ -201,12 +201,27 @@ class Ledger:
 
     def balances(self, now: int) -> list[Balance]:
         """Of every budget in use, as of `now`."""
-        return [budget.balance(now) for budget in self.budgets.values() if budget.tracked]
+        return [budget.balance(now) for budget in self.budgets.values() if budget.tracked and not _is_over(budget, now)]
 
     def snapshot(self, now: int) -> SnapshotRecord:
-        """The whole state as one record."""
+        """The whole state as one record. Budgets of tokens that have long expired are left out of both."""
+        self._forget_tokens(now)
         images = tuple(budget.image() for budget in self.budgets.values())
         return SnapshotRecord(now, self.next_id, images, tuple((h.ceiling, h.record) for h in self.open.values()))
+
+    def keep_only(self, record: SnapshotRecord) -> None:
+        """For a replica that knows the state already: forget what the snapshot does not tell any more."""
+        told = {image.definition.id for image in record.budgets}
+        for budget_id in [known for known in self.budgets if known not in told]:
+            del self.budgets[budget_id]
+
+    def _forget_tokens(self, now: int) -> None:
+        over = [name for name in self.budgets if (end := forgotten_at(name)) is not None and end <= now]
+        if over:
+            held = {leg[0] for hold in self.open.values() for leg in hold.record.legs}
+            for name in over:
+                if name not in held:
+                    del self.budgets[name]
 
     # ---- application: the only place where money moves
 
@@ -288,9 +303,9 @@ class Ledger:
         """A window that is forgotten takes no correction: it can admit nothing any more."""
         delta = record.pair[0]
         for budget_id, _, number, hard in record.legs:
-            budget = self.budgets[budget_id]
-            row = budget.rows.get(number)
-            if row is None:
+            budget = self.budgets.get(budget_id)
+            row = None if budget is None else budget.rows.get(number)
+            if budget is None or row is None:
                 continue
             row.posted += delta
             if row.counted:
@@ -340,6 +355,11 @@ class Ledger:
             values |= {"hold_id": hold.id, "request_id": request.request_id, "key_id": request.key_id}
             values |= {"team_id": request.team_id, "owner_id": request.owner_id}
         self.events.append(LedgerEvent(kind=kind, t_ns=t, dedupe=f"{kind}/{dedupe}", **values))  # type: ignore[arg-type]
+
+
+def _is_over(budget: Budget, now: int) -> bool:
+    end = forgotten_at(budget.definition.id)
+    return end is not None and end <= now
 
 
 def nonsense(request: HoldRequest) -> Exception:

@@ -16,7 +16,19 @@ from bursar.core.units import NS_PER_S, pico_to_usd
 from bursar.core.windows import counts_until, span_of
 
 KEPT_NS = 2 * 86_400 * NS_PER_S  # how long an ended calendar window is kept for a clock that is set back
+TOKEN_BUDGET = "token:"  # noqa: S105 - how ids of tokens' budgets begin
+"""Budgets of tokens are called ``token:<end, seconds since the epoch>:<jti>``; no operator's, for an id has no colon.
+The ledger forgets one a day after its token's end; the records of its holds stay."""
+TOKEN_KEPT_NS = 86_400 * NS_PER_S
 _SEVERITY = ("held_by_requests_in_flight", "budget_exhausted", "can_never_fit")
+
+
+def forgotten_at(budget_id: str) -> int | None:
+    """When a budget may be forgotten, ns; None = never: it is no token's."""
+    if not budget_id.startswith(TOKEN_BUDGET):
+        return None
+    end = budget_id[len(TOKEN_BUDGET) :].partition(":")[0]
+    return int(end) * NS_PER_S + TOKEN_KEPT_NS if end.isdecimal() else None
 
 
 class Row:

@@ -16,7 +16,10 @@ from bursar.core.directory import BudgetDef, Mode, SubjectKind, WindowDef
 
 Money = int | str
 Leg = tuple[str, int, int, bool]  # budget id, version of its definition, window number, hard
-UsageBy = Literal["key", "team", "owner", "user", "provider", "model", "day"]
+Credential = Literal[
+    "", "token", "federation"
+]  # a virtual key itself, a token for one, a token for an outside identity
+UsageBy = Literal["key", "team", "owner", "user", "provider", "model", "day", "credential"]
 EventKind = Literal["overage", "adjusted", "closed", "threshold", "unreconciled"]
 
 MAX_AMOUNT = 2**63 - 1  # $9.2M: more than any one attempt can cost
@@ -47,6 +50,8 @@ class HoldRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
     input_ceiling: int  # tokens
     output_ceiling: int  # tokens
     budgets: tuple[str, ...]
+    credential: Credential = ""
+    caller: str = ""  # whom a token was made out to; "" = nobody in particular
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):

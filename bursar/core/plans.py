@@ -12,7 +12,10 @@ import msgspec
 
 from bursar.core.directory import BudgetDef, LimitDef, Mode, OverMax, Owner, Policy, SubjectKind, Team, VirtualKey
 from bursar.core.errors import Refusal
+from bursar.core.grants import Grant
+from bursar.core.ledger_records import Credential
 from bursar.core.limits import Bound, bind
+from bursar.core.networks import Network, is_within, read_networks
 
 PROFILES = {"conservative": 256, "standard": 512}  # max_tokens for callers that give none
 EXTERNAL_PROMPT_CHARS = 20_000
@@ -102,6 +105,11 @@ class KeyPlan(msgspec.Struct, kw_only=True):
     by_provider_key: tuple[LimitDef, ...]  # those enforced that count by provider key
     budgets: BudgetIndex
     fixed_budgets: tuple[BudgetDef, ...]  # of key, team, owner, tags and node
+    networks: tuple[tuple[Network, ...], ...] = ()  # of each level that states any: all must hold the caller
+    credential: Credential = ""
+    caller: str = ""
+    grant: Grant | None = None  # of a token; `parent` is then the plan that it narrows
+    parent: "KeyPlan | None" = None
     _models: dict[str, bool] = {}
     _arrivals: dict[str, BoundSet] = {}
     _calls: dict[tuple[str, str], BoundSet] = {}
@@ -109,11 +117,25 @@ class KeyPlan(msgspec.Struct, kw_only=True):
     _budget_sets: dict[tuple[str, str, str, str], BudgetSet] = {}
 
     def check_alive(self, now: int) -> None:
-        """Raises Refusal(key_disabled | key_expired). Asked again at the hold: a body may take its time."""
+        """Raises Refusal(key_disabled | key_expired | token_expired).
+
+        Asked again at the hold: a body may take its time.
+        """
         if self.disabled:
             raise Refusal("key_disabled", "The key, or its team, is switched off", "Ask the team's owner")
         if self.expires_at is not None and now >= self.expires_at:
+            if self.grant is not None:
+                raise Refusal("token_expired", "The token has expired", "Fetch a new one: POST /oauth/token")
             raise Refusal("key_expired", "The key has expired", "Issue a new key, or extend this one")
+
+    def check_network(self, address: str) -> None:
+        """Raises Refusal(network_not_allowed) unless every level that states networks holds the caller's address."""
+        if not all(is_within(address, level) for level in self.networks):
+            raise Refusal(
+                "network_not_allowed",
+                f"The key may not be used from {address[:64] or 'an unknown address'}",
+                "Call from a network that it is bound to, or have its policy changed: networks",
+            )
 
     def allows_model(self, model: str) -> bool:
         """By the enforced lists; remembered."""
@@ -277,6 +299,7 @@ def compile_policy(key: VirtualKey, team: Team, owner: Owner, budgets: BudgetInd
             *index.on("tag", *tags),
             *index.on("node", "", "*", "node"),
         ),
+        networks=tuple(read_networks(policy.networks) for policy in levels if policy.networks is not None),
     )
 
 

@@ -34,6 +34,8 @@ KEY_PATTERN = r"\bbs[ra]_[a-z2-7]{12}_[0-9A-Za-z]{49}\b"
 _SHAPE = re.compile(r"bs[ra]_[a-z2-7]{12}_[0-9A-Za-z]{49}", re.ASCII)
 _LEAK = re.compile(r"\b(bs[ra]_[a-z2-7]{12})_[0-9A-Za-z]{20,}", re.ASCII)
 _LEAK_BYTES = re.compile(_LEAK.pattern.encode())
+_JWT = re.compile(r"\b(ey[A-Za-z0-9_-]{8,2000}\.ey)[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
+_JWT_BYTES = re.compile(_JWT.pattern.encode())
 _PUBLIC_ID = re.compile(r"[a-z2-7]{12}", re.ASCII)
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LENGTH = 66
@@ -97,12 +99,18 @@ def digester(pepper: bytes) -> Callable[[str], bytes]:
 
 
 def mask(text: str) -> str:
-    """`text` with the secret part of every credential of ours blotted out: ``bsr_abcdefgh2345_***``."""
+    """`text` with the secret part of every credential of ours blotted out (``bsr_abcdefgh2345_***``), and of every JWT,
+    whoever issued it.
+    """
+    if ".ey" in text:
+        text = _JWT.sub(r"\1***", text)
     return _LEAK.sub(r"\1_***", text) if "bsr_" in text or "bsa_" in text else text
 
 
 def mask_bytes(text: bytes) -> bytes:
     """`mask` for encoded text."""
+    if b".ey" in text:
+        text = _JWT_BYTES.sub(rb"\1***", text)
     return _LEAK_BYTES.sub(rb"\1_***", text) if b"bsr_" in text or b"bsa_" in text else text
 
 

@@ -10,6 +10,7 @@ from bursar.control.admins import Admins
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.budgets import Budgets, BudgetTerms
 from bursar.control.directory import Directory
+from bursar.control.federation import Federation
 from bursar.control.history import History
 from bursar.control.keys import KeyInput, Keys
 from bursar.control.owners import OwnerInput, Owners
@@ -17,6 +18,8 @@ from bursar.control.prices import Prices
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.status import StatusBoard
 from bursar.control.teams import TeamInput, Teams
+from bursar.control.tokens import Tokens
+from bursar.control.trust import TrustRules
 from bursar.control.usage import Usage
 from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.directory import BudgetDef, Owner, PriceOverride, Team, VirtualKey, id_of
@@ -49,6 +52,9 @@ class Services:
     usage: Usage
     status: StatusBoard
     audit: AuditDesk
+    trust: TrustRules
+    federation: Federation
+    tokens: Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ def items(rows: Sequence[Any], following: str | None) -> dict[str, Any]:
     return {"items": list(rows), "next": following}
 
 
-def _patched(present: msgspec.Struct, patch: object, shape: type[S]) -> S:
+def patched(present: msgspec.Struct, patch: object, shape: type[S]) -> S:
     return read(shape, views.merge_patch(views.editable(present, shape), patch))
 
 
@@ -106,7 +112,7 @@ async def get_owner(call: AdminCall) -> object:
 
 async def update_owner(call: AdminCall) -> object:
     def edit(present: Owner) -> OwnerInput:
-        return _owner_input(_patched(views.owner_view(present), call.body, shapes.OwnerInput))
+        return _owner_input(patched(views.owner_view(present), call.body, shapes.OwnerInput))
 
     return views.owner_view(await call.services.owners.update(call.actor, call.path["id"], edit))
 
@@ -141,7 +147,7 @@ async def update_team(call: AdminCall) -> object:
     teams, team_id = call.services.teams, call.path["id"]
 
     def edit(present: Team) -> TeamInput:
-        return _team_input(_patched(views.team_view(present), call.body, shapes.TeamInput))
+        return _team_input(patched(views.team_view(present), call.body, shapes.TeamInput))
 
     team = await teams.update(call.actor, team_id, edit)
     return views.team_view(team, teams.keys_beyond(team_id))
@@ -188,7 +194,7 @@ async def get_key(call: AdminCall) -> object:
 
 async def update_key(call: AdminCall) -> object:
     def edit(present: VirtualKey) -> KeyInput:
-        return _key_input(_patched(_key_view(call, present), call.body, shapes.KeyInput))
+        return _key_input(patched(_key_view(call, present), call.body, shapes.KeyInput))
 
     return _key_view(call, await call.services.keys.update(call.actor, call.path["id"], edit))
 
@@ -243,7 +249,7 @@ async def get_budget(call: AdminCall) -> object:
 
 async def update_budget(call: AdminCall) -> object:
     def edit(present: BudgetDef) -> BudgetTerms:
-        return _terms(_patched(views.budget_view(present), call.body, shapes.BudgetInput))
+        return _terms(patched(views.budget_view(present), call.body, shapes.BudgetInput))
 
     return views.budget_view(await call.services.budgets.update(call.actor, call.path["id"], edit))
 

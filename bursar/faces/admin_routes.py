@@ -3,7 +3,7 @@
 A subject with much of its own stands in a file of its own (`bursar.faces.admin_admins`) and gives its rows here.
 """
 
-from bursar.faces import admin_admins, admin_audit, admin_history, admin_vault
+from bursar.faces import admin_admins, admin_audit, admin_history, admin_trust, admin_vault
 from bursar.faces import admin_calls as calls
 from bursar.faces import admin_shapes as shapes
 from bursar.faces.admin_route import PREFIX, Route
@@ -302,4 +302,5 @@ ROUTES: tuple[Route, ...] = (
     *admin_admins.ROUTES,
     *admin_vault.ROUTES,
     *admin_history.ROUTES,
+    *admin_trust.ROUTES,
 )

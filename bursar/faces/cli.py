@@ -18,6 +18,8 @@ from bursar.faces.cli_scan import add_scan
 from bursar.faces.cli_secrets import secrets_group
 from bursar.faces.cli_tenants import owners_group, teams_group
 from bursar.faces.cli_terminal import Locate, Place, Terminal, Verified, command, tell
+from bursar.faces.cli_token import add_token
+from bursar.faces.cli_trust import tokens_group, trust_group
 from bursar.faces.cli_vault import RecoveryDesk, add_vault
 from bursar.faces.tables import card, write
 
@@ -74,6 +76,9 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(admins_group(locate), name="admins")
     add_whoami(app, locate)
     add_history(app, locate)
+    app.add_typer(trust_group(locate), name="trust")
+    app.add_typer(tokens_group(locate), name="tokens")
+    add_token(app, locate)
     add_scan(app, locate)
     return app
 

@@ -19,7 +19,7 @@ WindowOption = Annotated[
     ),
 ]
 Zone = Annotated[str | None, typer.Option("--zone", help="IANA time zone of the window.", show_default=False)]
-By = Literal["team", "key", "owner", "user", "provider", "model", "day"]
+By = Literal["team", "key", "owner", "user", "provider", "model", "day", "credential"]
 
 _SUBJECTS = ("team", "key", "owner", "user", "tag", "model", "provider_key", "node")
 
@@ -209,6 +209,9 @@ def add_usage(app: typer.Typer, locate: Locate) -> None:
         """What was used and what it cost."""
         query = {"by": by, "until": until, **_since(since)}
         rows = list(terminal.api.every("/usage", query))
+        if by == "credential" and not terminal.as_json:
+            _show_credentials(terminal, rows)
+            return
         columns = (
             Column(by),
             Column("name", spare=1),
@@ -220,6 +223,36 @@ def add_usage(app: typer.Typer, locate: Locate) -> None:
             Column("overage", right=True, spare=2),
         )
         terminal.rows(rows, columns, _usage_row, "no call was settled in this span")
+
+
+def _show_credentials(terminal: Terminal, rows: list[dict[str, Any]]) -> None:
+    """Of each team's calls and dollars, the share by static keys, by tokens for them, by outside identities."""
+    calls: dict[str, int] = {}
+    spent: dict[str, Decimal] = {}
+    for row in rows:
+        row["team"], _, row["credential"] = row["group"].rpartition("/")
+        calls[row["team"]] = calls.get(row["team"], 0) + row["attempts"]
+        spent[row["team"]] = spent.get(row["team"], Decimal(0)) + Decimal(row["cost_usd"])
+    columns = (
+        Column("team"),
+        Column("credential"),
+        Column("attempts", right=True),
+        Column("of calls", right=True),
+        Column("cost", right=True),
+        Column("of dollars", right=True),
+    )
+
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        of_calls = _percent(Decimal(row["attempts"]), Decimal(calls[row["team"]]))
+        of_dollars = _percent(Decimal(row["cost_usd"]), spent[row["team"]])
+        numbers = (f"{row['attempts']:,}", of_calls, dollars(row["cost_usd"]), of_dollars)
+        return (row["team"], row["credential"], *numbers)
+
+    terminal.rows(rows, columns, cells, "no call was settled in this span")
+
+
+def _percent(part: Decimal, whole: Decimal) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
 def _usage_row(row: dict[str, Any]) -> tuple[str, ...]:

@@ -4,10 +4,12 @@ A key is found by the keyed digest of its whole text in one dict look-up, so the
 """
 
 from bursar.core.errors import Refusal
+from bursar.core.networks import caller_address
 from bursar.core.tokens import parse
 from bursar.gateway.flight import Flight
 from bursar.gateway.freshness import check_fresh
 from bursar.gateway.node import Node
+from bursar.ports import Exchange
 
 _HINT = "Send it as `Authorization: Bearer bsr_...` or `x-api-key: bsr_...`"
 _BEARER = "Bearer "
@@ -16,19 +18,33 @@ _BEARER = "Bearer "
 def authenticate(node: Node, flight: Flight) -> None:
     """Set the flight's plan.
 
-    Raises Refusal(key_missing | key_invalid | key_expired | key_disabled | directory_stale).
+    Raises Refusal(key_missing | key_invalid | key_expired | key_disabled | network_not_allowed | directory_stale)
+    or one of the tokens' (token_invalid | token_expired | token_revoked).
     """
     text = presented_key(flight.exchange.headers)
-    found = node.tenants.by_digest.get(node.digest(text))
-    if found is None:
-        check_fresh(node, None)
-        raise _unknown(text)
+    digest = node.digest(text)
+    found = node.tenants.by_digest.get(digest)
     now = node.clock.now()
-    if found.expires_at is not None and now >= found.expires_at:
-        raise Refusal("key_expired", "This secret of the key has been replaced", "Use the key's new secret")
-    found.plan.check_alive(now)
-    check_fresh(node, found.plan)
-    flight.plan = found.plan
+    if found is None:
+        plan = node.tokens.plan_of(text, digest, now)
+        if plan is None:
+            check_fresh(node, None)
+            raise _unknown(text)
+    else:
+        if found.expires_at is not None and now >= found.expires_at:
+            raise Refusal("key_expired", "This secret of the key has been replaced", "Use the key's new secret")
+        plan = found.plan
+    plan.check_alive(now)
+    check_fresh(node, None if plan.grant is not None else plan)  # no store's act knows which tokens are revoked
+    if plan.networks:
+        plan.check_network(caller_of(node, flight.exchange))
+    flight.plan = plan
+
+
+def caller_of(node: Node, exchange: Exchange) -> str:
+    """The caller's address: the peer's, or what a trusted proxy says in its place."""
+    forwarded = exchange.headers.get(node.forwarded_header, "") if node.proxies else ""
+    return caller_address(exchange.peer, forwarded, node.proxies)
 
 
 def presented_key(headers: dict[str, str]) -> str:

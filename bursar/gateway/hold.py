@@ -116,6 +116,8 @@ def _request(node: Node, flight: Flight, priced: Priced, top: Ceiling, number: i
         input_ceiling=top.input_tokens,
         output_ceiling=top.output_tokens,
         budgets=priced.budgets,
+        credential=plan.credential,
+        caller=plan.caller,
     )
 
 

@@ -1,7 +1,7 @@
 """The desk at which all stages work: what this gateway holds, put together once by the composition root."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -12,10 +12,12 @@ from bursar.core.errors import Refusal
 from bursar.core.estimate import Estimate
 from bursar.core.ledger import Held, HoldRequest, Settlement
 from bursar.core.limits import Bound, Limited, Reservation
+from bursar.core.networks import Network
 from bursar.core.prices import PriceTable
 from bursar.gateway.counters import Counters
 from bursar.gateway.lease import Leases
 from bursar.gateway.tenants import Tenants
+from bursar.gateway.tokens import Tokens
 from bursar.ports import Clock, Dialect, EventSplitter, UpstreamResponse
 
 
@@ -85,6 +87,29 @@ class Screen(Protocol):
     def look(self, call: Call) -> Refusal | None:
         """None = nothing found; else why the call must not be sent (`guard_blocked`)."""
         ...
+
+
+class Handed(msgspec.Struct, frozen=True, kw_only=True):
+    """A request at the data port that control answers. `headers` are those it may need, by lower-case name."""
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes
+    peer: str  # the caller's address
+
+    def __repr__(self) -> str:
+        return f"Handed({self.method} {self.path}, ***)"
+
+
+Answered = tuple[int, list[tuple[str, str]], bytes]  # status, fields, body
+HandOver = Callable[[Handed], Awaitable[Answered]]
+
+
+async def nobody_there(handed: Handed) -> Answered:
+    """Where no composition root has connected control."""
+    raise Refusal("control_unavailable", f"Nobody answers {handed.path} here", retry_after=1)
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,6 +202,11 @@ class Node:
         self.estimate = Estimate()
         self.counters = Counters()
         self.tenants = Tenants(money.define)
+        self.tokens = Tokens(self.tenants, money.define)
+        self.proxies: tuple[Network, ...] = ()  # whose word on the caller's address is taken
+        self.forwarded_header = "x-forwarded-for"
+        self.control: HandOver = nobody_there
+        self.handed = 0  # requests that control is answering
         self.options = OptionMemo()
         self.screens: Sequence[Screen] = ()
         self.drains = Drains()

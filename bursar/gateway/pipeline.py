@@ -27,6 +27,7 @@ from bursar.gateway.authenticate import authenticate
 from bursar.gateway.decide import apply_policy
 from bursar.gateway.flight import Flight
 from bursar.gateway.guard import guard
+from bursar.gateway.hand_over import hand_over
 from bursar.gateway.models import list_models
 from bursar.gateway.node import Node
 from bursar.gateway.price import price
@@ -76,6 +77,9 @@ class Pipeline:
         if not node.ready:
             raise Refusal("not_ready", "This node has no directory yet", "Try again in a moment", retry_after=1)
         route = find_route(exchange.method, exchange.path)
+        if route.kind == "handed":
+            await hand_over(node, flight)
+            return
         authenticate(node, flight)
         if route.kind == "models":
             list_models(node, flight)

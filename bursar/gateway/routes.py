@@ -10,19 +10,26 @@ class Route(NamedTuple):
     name: str
     dialect: DialectName
     purpose: Purpose
-    kind: Literal["metered", "models"]
+    kind: Literal["metered", "models", "handed"]
 
 
 _CHAT = Route("chat", "openai", "inference", "metered")
 _MESSAGES = Route("messages", "anthropic", "inference", "metered")
 _COUNT = Route("count_tokens", "anthropic", "inference", "metered")
 _MODELS = Route("models", "openai", "inference", "models")
+_HANDED = Route("oauth", "openai", "inference", "handed")  # control answers it
 
 ROUTES: dict[str, dict[str, Route]] = {
     "/v1/chat/completions": {"POST": _CHAT},
     "/v1/messages": {"POST": _MESSAGES},
     "/v1/messages/count_tokens": {"POST": _COUNT},
     "/v1/models": {"GET": _MODELS},
+    "/oauth/token": {"POST": _HANDED},
+    "/oauth/introspect": {"POST": _HANDED},
+    "/oauth/revoke": {"POST": _HANDED},
+    "/oauth/jwks": {"GET": _HANDED},
+    "/.well-known/openid-configuration": {"GET": _HANDED},
+    "/.well-known/oauth-authorization-server": {"GET": _HANDED},
 }
 
 

@@ -8,8 +8,21 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from bursar.core.directory import BudgetDef, Delta, Owner, PriceOverride, ProviderKey, Snapshot, Team, VirtualKey
+from bursar.core.access_tokens import trust_plan
+from bursar.core.directory import (
+    BudgetDef,
+    Delta,
+    Owner,
+    PriceOverride,
+    ProviderKey,
+    Snapshot,
+    Team,
+    TokenKey,
+    TrustRule,
+    VirtualKey,
+)
 from bursar.core.errors import Refusal
+from bursar.core.grants import Grant, narrow
 from bursar.core.policy import BudgetIndex, KeyPlan, compile_policy
 
 _log = logging.getLogger("bursar.tenants")
@@ -34,6 +47,8 @@ class Tenants:
         self.budgets: dict[str, BudgetDef] = {}
         self.provider_keys: dict[str, ProviderKey] = {}
         self.by_digest: dict[bytes, Credential] = {}
+        self.token_keys: dict[str, TokenKey] = {}
+        self.token_marks: dict[str, int] = {}  # until when, ns
         self._prices: dict[tuple[str, str, int], PriceOverride] = {}
         self._plans: dict[str, KeyPlan] = {}  # by key id
         self._keys_of_team: dict[str, set[str]] = {}
@@ -47,7 +62,16 @@ class Tenants:
         """Take a whole directory; what is not in it is gone. Budgets that are gone are defined as deleted."""
         known = {budget.id for budget in snapshot.budgets}
         dropped = [b for b in self.budgets.values() if b.id not in known and not b.deleted]
-        for table in (self.owners, self.teams, self.keys, self.budgets, self.provider_keys, self._prices):
+        for table in (
+            self.owners,
+            self.teams,
+            self.keys,
+            self.budgets,
+            self.provider_keys,
+            self._prices,
+            self.token_keys,
+            self.token_marks,
+        ):
             table.clear()
         self.by_digest.clear()
         self._plans.clear()
@@ -68,11 +92,25 @@ class Tenants:
         self._compile(touched | self._touched(delta))
 
     def current(self, plan: KeyPlan) -> KeyPlan:
-        """The key's plan as it is by now. Raises Refusal(key_disabled) when the key is gone."""
+        """The plan of a key or token as it is by now. Raises Refusal(key_disabled | token_revoked)."""
         found = self._plans.get(plan.key_id)
+        if plan.grant is not None:
+            return plan if self._stands(plan.grant) and found is plan.parent else self.narrowed(plan.grant)
         if found is None:
             raise Refusal("key_disabled", "The key was removed", "Ask the team's owner for another")
         return found
+
+    def narrowed(self, grant: Grant) -> KeyPlan:
+        """The plan of a token. Raises Refusal(token_revoked) when what it stands on is gone."""
+        parent, key = self._plans.get(grant.parent), self.keys.get(grant.parent)
+        if parent is None or key is None or not self._stands(grant):
+            raise _revoked("The token was revoked, or the key or trust rule that it stands on was removed")
+        if grant.secret and all(secret.digest.hex()[: len(grant.secret)] != grant.secret for secret in key.secrets):
+            raise _revoked("The text of the key that was exchanged for this token has been replaced")
+        return narrow(parent, grant)
+
+    def _stands(self, grant: Grant) -> bool:
+        return grant.kid in self.token_keys and f"revoked/{grant.jti}" not in self.token_marks
 
     def _take_budget(self, budget: BudgetDef) -> None:
         """One that the ledger cannot keep (control lets none through) closes what it binds, and nothing else."""
@@ -89,7 +127,11 @@ class Tenants:
             self.teams[team.id] = team
         for budget in news.budgets:
             self._take_budget(budget)
-        for key in news.keys:
+        for token_key in news.token_keys:
+            self.token_keys[token_key.id] = token_key
+        for mark in news.token_marks:
+            self.token_marks[mark.id] = mark.until
+        for key in (*news.keys, *map(_as_key, news.trust)):
             self._remove("key", key.id)
             self.keys[key.id] = key
             self._keys_of_team.setdefault(key.team_id, set()).add(key.id)
@@ -104,8 +146,11 @@ class Tenants:
             self._forget_plan(key)
         elif kind == "price":
             self._prices = {n: p for n, p in self._prices.items() if f"{p.provider}/{p.model}@{p.from_ns}" != entity_id}
+        elif kind == "trust":
+            self._remove("key", trust_plan(entity_id))
         else:
             tables = {"team": self.teams, "owner": self.owners, "provider_key": self.provider_keys}
+            tables |= {"token_key": self.token_keys, "token_mark": self.token_marks}
             tables.get(kind, {}).pop(entity_id, None)  # type: ignore[attr-defined]  # dicts of different values
 
     def _touched(self, delta: Delta) -> set[str]:
@@ -115,7 +160,7 @@ class Tenants:
             return set(self.keys)
         teams = {team.id for team in delta.teams}
         owners = {owner.id for owner in delta.owners}
-        keys = {key.id for key in delta.keys}
+        keys = {key.id for key in delta.keys} | {trust_plan(rule.id) for rule in delta.trust}
         subjects = [*delta.gone, *((budget.subject_kind, budget.subject) for budget in budgets)]
         for kind, subject in subjects:
             {"team": teams, "owner": owners, "key": keys}.get(kind, set()).add(subject)
@@ -144,3 +189,20 @@ class Tenants:
         self._plans.pop(key.id, None)
         for secret in key.secrets:
             self.by_digest.pop(secret.digest, None)
+
+
+def _as_key(rule: TrustRule) -> VirtualKey:
+    """A trust rule holds a plan just as a key does; it only has no text of its own."""
+    return VirtualKey(
+        id=trust_plan(rule.id),
+        name=rule.id,
+        team_id=rule.team_id,
+        secrets=(),
+        policy=rule.policy,
+        disabled=rule.disabled,
+        tags=rule.tags,
+    )
+
+
+def _revoked(message: str) -> Refusal:
+    return Refusal("token_revoked", message, "Fetch a new one: POST /oauth/token")

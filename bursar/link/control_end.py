@@ -46,6 +46,10 @@ class Services(Protocol):
 
     def count(self, node: str, delta: MetricsDelta) -> None: ...
 
+    async def answer(self, request: m.Handed) -> tuple[int, list[tuple[str, str]], bytes]:
+        """A request at the data port -> status, fields, body. Never raises."""
+        ...
+
     async def happened(self, node: str, word: str, subject: str, facts: dict[str, str | int]) -> None: ...
 
 
@@ -132,6 +136,8 @@ class ControlEnd:
                 self._start(self._uses(node, message, channel))
             case m.Happened():
                 self._start(self._services.happened(node, message.word, message.subject, message.facts))
+            case m.Handed():
+                self._start(self._answer(message, channel))
             case m.Applied():
                 self._channels[channel].version = message.version
             case m.Hello():
@@ -159,6 +165,10 @@ class ControlEnd:
     async def _uses(self, node: str, uses: m.Uses, channel: Channel[m.ToControl]) -> None:
         if await self._services.count_uses(node, uses.counts, uses.flush):
             channel.send(m.UsesRecorded(flush=uses.flush))
+
+    async def _answer(self, request: m.Handed, channel: Channel[m.ToControl]) -> None:
+        status, fields, body = await self._services.answer(request)
+        channel.send(m.HandedBack(ask=request.ask, status=status, fields=fields, body=body))
 
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

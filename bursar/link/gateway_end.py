@@ -17,6 +17,7 @@ from bursar.link.frames import Channel, LinkBroken
 _FIRST_RETRY = 0.01
 _LONGEST_RETRY = 0.5
 _LEASE_WAIT = 5.0  # seconds a call may wait for control to release a provider key
+_ANSWER_WAIT = 20.0  # seconds control may take for a request handed to it: it may have to ask another issuer
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -47,6 +48,7 @@ class GatewayEnd:
         self._on_recorded = on_recorded
         self._channel: Channel[m.ToGateway] | None = None
         self._asks: dict[int, asyncio.Future[Granted]] = {}
+        self._handed: dict[int, asyncio.Future[m.HandedBack]] = {}
         self._numbers = itertools.count(1)
         self._pause = _FIRST_RETRY  # before the next attempt; short again after each welcome
         self.connected = asyncio.Event()
@@ -87,6 +89,22 @@ class GatewayEnd:
         finally:
             self._asks.pop(ask, None)
 
+    async def hand_over(self, request: m.Handed) -> m.HandedBack:
+        """Have control answer a request; its `ask` is set here. Raises Refusal(control_unavailable)."""
+        if self._channel is None:
+            raise _nobody_answers()
+        ask = request.ask = next(self._numbers)
+        answer: asyncio.Future[m.HandedBack] = asyncio.get_running_loop().create_future()
+        self._handed[ask] = answer
+        try:
+            self._channel.send(request)
+            async with asyncio.timeout(_ANSWER_WAIT):
+                return await answer
+        except TimeoutError:
+            raise _nobody_answers() from None
+        finally:
+            self._handed.pop(ask, None)
+
     async def _session(self) -> None:
         reader, writer = await asyncio.open_unix_connection(str(self._path))
         channel: Channel[m.ToGateway] = Channel(reader, writer, m.ToGateway)  # type: ignore[arg-type]  # a union
@@ -120,6 +138,10 @@ class GatewayEnd:
                 self._answer(message.ask, refusal)
             case m.UsesRecorded():
                 self._on_recorded(message.flush)
+            case m.HandedBack():
+                handed = self._handed.get(message.ask)
+                if handed is not None and not handed.done():
+                    handed.set_result(message)
             case m.LeaseRevoked():
                 self._on_revoked(message.secret_id, message.version)
 
@@ -136,6 +158,18 @@ class GatewayEnd:
         for waiting in self._asks.values():
             if not waiting.done():
                 waiting.set_exception(_control_away())
+        for handed in self._handed.values():
+            if not handed.done():
+                handed.set_exception(_nobody_answers())
+
+
+def _nobody_answers() -> Refusal:
+    return Refusal(
+        "control_unavailable",
+        "The control process, which issues tokens, does not answer",
+        "Try again in a moment; tokens that were issued go on working",
+        retry_after=1,
+    )
 
 
 def _control_away() -> Refusal:

@@ -46,6 +46,21 @@ class Metrics(Message):
     delta: MetricsDelta
 
 
+class Handed(Message):
+    """A request at the data port that control answers by HandedBack with the same `ask`."""
+
+    ask: int
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    body: bytes
+    peer: str
+
+    def __repr__(self) -> str:
+        return f"Handed({self.method} {self.path}, ***)"
+
+
 class Happened(Message):
     """Something an owner or operator must learn of: overage, threshold, unreconciled holds, a refused provider key."""
 
@@ -104,6 +119,18 @@ class UsesRecorded(Message):
     flush: str
 
 
+class HandedBack(Message):
+    """A whole HTTP answer; it may hold a token."""
+
+    ask: int
+    status: int
+    fields: list[tuple[str, str]]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"HandedBack({self.status}, ***)"
+
+
 class LeaseRevoked(Message):
     """Forget this version at once."""
 
@@ -111,5 +138,5 @@ class LeaseRevoked(Message):
     version: int
 
 
-ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened
-ToGateway = Welcome | Changed | Fresh | LeaseGranted | LeaseRefused | LeaseRevoked | UsesRecorded
+ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened | Handed
+ToGateway = Welcome | Changed | Fresh | LeaseGranted | LeaseRefused | LeaseRevoked | UsesRecorded | HandedBack

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
+from bursar.core.access_tokens import trust_plan
 from bursar.core.directory import Delta, Edit, Kind, Snapshot
 from bursar.core.errors import Refusal
 from bursar.stores.directory_rows import Row, deltas_of, digest, edits_of, put_in, rows_of
@@ -141,6 +142,8 @@ class DirectoryPostgres:
     async def _pause(self, db: Connection, rows: list[Row], version: int) -> None:
         """Keep the set of subjects that may not spend in step with what was written."""
         subjects = [row for row in rows if row[0] in PAUSABLE]
+        # The tokens of a trust rule are held under the rule's name among the keys.
+        subjects += [("key", trust_plan(entity_id), body) for kind, entity_id, body in rows if kind == "trust"]
         if not subjects:
             return
         paused = [(kind, entity_id, reason) for kind, entity_id, body in subjects if (reason := _reason(body))]

@@ -47,7 +47,7 @@ _PATIENCE = 50  # readings of the same bytes that do not check before they count
 
 _MOST_LABELS = 20_000  # remembered
 
-_INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_ATTEMPT = "INSERT OR REPLACE INTO attempt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_CORRECTION = "INSERT INTO corrections VALUES (?, ?, ?, ?, ?, ?)"
 _INSERT_DEFINITION = "INSERT OR REPLACE INTO budget_defs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _UPSERT_BALANCE = "INSERT OR REPLACE INTO balances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -57,9 +57,9 @@ _SELECT_HOUR = """SELECT attempts, inexact, input_tokens, output_tokens, cached_
     WHERE hour = ? AND label_id = ?"""
 _SELECT_HOURS = """SELECT {column}, attempts, inexact, input_tokens, output_tokens, cached_tokens, cost, overage
     FROM hourly JOIN labels ON labels.id = label_id WHERE hour >= ? AND hour < ?"""
-_INSERT_LABEL = "INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_LABEL = "INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT_LABEL = """SELECT id FROM labels WHERE key_id = ? AND team_id = ? AND owner_id = ? AND user = ? AND provider = ?
-    AND model = ? AND secret_id = ? AND price_id = ? AND price_digest = ?"""
+    AND model = ? AND secret_id = ? AND price_id = ? AND price_digest = ? AND credential = ?"""
 _SELECT_HOUR_OF = "SELECT t_ns, label_id FROM attempt WHERE hold_id = ?"
 _MORE = ("cache_write_5m", "cache_write_1h", "audio_input", "audio_output", "image_input", "tool_uses", "service_tier")
 _OPEN = (None,) * 10
@@ -238,6 +238,8 @@ class Projection:
             if not self.records and not self._ledger.budgets:
                 self._ledger.apply(record)  # later ones say what the replica knows
                 self._snapshot(record)
+            else:
+                self._ledger.keep_only(record)
             return
         self._ledger.apply(record)
         if isinstance(record, ShrinkRecord):
@@ -283,11 +285,12 @@ class Projection:
         key = (t // HOUR_NS, label)
         return self._hours.get(key) or self._hours.setdefault(key, [0] * 7)
 
-    def _attempt(self, hold: HoldRecord) -> tuple[int, str, int, int, int, int]:
-        """The first six columns."""
+    def _attempt(self, hold: HoldRecord) -> tuple[int, str, int, int, int, int, str | None]:
+        """The first seven columns."""
         values = astuple(hold.request)
-        label = self._labels.get(values[2:11]) or self._label(values[2:11])
-        return hold.id, values[0], values[1], label, hold.t, values[11]
+        names = (*values[2:11], values[17])
+        label = self._labels.get(names) or self._label(names)
+        return hold.id, values[0], values[1], label, hold.t, values[11], values[18] or None
 
     def _label(self, names: tuple[object, ...]) -> int:
         found = self._db.execute(_SELECT_LABEL, names).fetchone()
@@ -310,8 +313,8 @@ class Projection:
         delta = record.pair[0]
         self._corrections.append((self._segment, behind, record.id, record.t, str(delta), record.reason))
         for budget_id, _, number, _ in record.legs:
-            budget = self._ledger.budgets[budget_id]
-            if number in budget.rows:
+            budget = self._ledger.budgets.get(budget_id)
+            if budget is not None and number in budget.rows:
                 self._touched[budget.rows[number]] = budget
         db = self._db
         db.executemany(_INSERT_ATTEMPT, self._ended)  # the hold may have ended in this very batch

@@ -30,6 +30,7 @@ _COLUMNS: dict[UsageBy, str] = {
     "provider": "provider",
     "model": "model",
     "day": "hour / 24",
+    "credential": "team_id || '/' || CASE credential WHEN '' THEN 'key' ELSE credential END",
 }
 
 

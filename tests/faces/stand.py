@@ -18,13 +18,19 @@ from bursar.control.audit_notary import Signer
 from bursar.control.audit_people import People
 from bursar.control.budgets import Budgets
 from bursar.control.directory import Directory
+from bursar.control.federation import Federation
 from bursar.control.history import History
+from bursar.control.issuer_keys import IssuerKeys
 from bursar.control.keys import Keys
 from bursar.control.owners import Owners
 from bursar.control.prices import Prices
 from bursar.control.provider_keys import ProviderKeys
+from bursar.control.signing_keys import SigningKeys
 from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
 from bursar.control.teams import Teams
+from bursar.control.token_marks import TokenMarks
+from bursar.control.tokens import Tokens
+from bursar.control.trust import TrustRules
 from bursar.control.usage import Usage
 from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.ledger_records import Balance, UsageBy, UsageRow
@@ -43,6 +49,7 @@ from bursar.stores.audit_people_db import PeopleDb
 from bursar.stores.catalogue import load as load_catalogue
 from bursar.stores.directory_db import DirectoryDb
 from tests.control.tenants import PEPPER, START_NS, SeededEntropy, SetClock
+from tests.control.token_desk import Web
 
 T = TypeVar("T")
 
@@ -140,6 +147,20 @@ class Stand:
         self.store = DirectoryDb(self.folder / "directory.db")
         directory = Directory(self.store.load(), self.store, self.audit, self.clock)
         providers = ("openai", "anthropic")
+        marks = TokenMarks(directory)
+        federation = Federation(directory, IssuerKeys(Web(), self.clock), marks)
+        signing = SigningKeys(self.secrets, directory, entropy)
+        tokens = Tokens(
+            directory,
+            self.audit,
+            signing,
+            entropy,
+            pepper=PEPPER,
+            issuer="http://127.0.0.1:4000",
+            life_s=900,
+            marks=marks,
+            federation=federation,
+        )
         self.services = Services(
             directory=directory,
             history=History(directory),
@@ -152,6 +173,9 @@ class Stand:
             wrapping_keys=WrappingKeys(self.secrets, self.audit, RecoveryWrapper),
             prices=Prices(directory, load_catalogue(), providers),
             usage=Usage(directory, self.ledger),
+            trust=TrustRules(directory),
+            federation=federation,
+            tokens=tokens,
             status=StatusBoard(directory, self._facts),
             audit=AuditDesk(self.trail, self.audit, jobs, people),
         )

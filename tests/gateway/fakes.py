@@ -57,7 +57,7 @@ class FakeExchange:
         self.path = path
         self.query = ""
         self.headers = headers
-        self.peer = "127.0.0.1:5"
+        self.peer = "127.0.0.1"
         self.received = received
         self.gone = False
         self.started = False

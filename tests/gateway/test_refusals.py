@@ -171,7 +171,9 @@ async def test_a_stages_word_reaches_the_caller(
 
 _RAISED = re.compile(r'Refusal\(\s*"([a-z_]+)"')
 _TESTED_BELOW = {"not_ready", "budget_exhausted", "held_by_requests_in_flight", "store_unavailable"}
-_TESTED_WITH_KEYS = {"key_expired", "key_disabled"}
+_TESTED_WITH_KEYS = {"key_expired", "key_disabled", "directory_stale"}
+_TESTED_WITH_TOKENS = {"token_invalid", "token_expired", "token_revoked", "network_not_allowed"}
+_TESTED_WITH_CONTROL = {"control_unavailable", "overloaded"}
 
 
 def test_the_rows_above_are_all_words_that_the_data_path_raises() -> None:
@@ -181,7 +183,9 @@ def test_the_rows_above_are_all_words_that_the_data_path_raises() -> None:
     rooms += [package / "core" / f"{name}.py" for name in ("policy", "plans", "ceiling", "ledger", "ledger_budget")]
     raised = {word for room in rooms for word in _RAISED.findall(room.read_text())}
     assert raised >= {"key_missing", "unbounded_request", "duplicate_field"}
-    assert raised - {word for word, *_ in STAGES} <= _TESTED_BELOW | _TESTED_WITH_KEYS
+    assert raised - {word for word, *_ in STAGES} <= (
+        _TESTED_BELOW | _TESTED_WITH_KEYS | _TESTED_WITH_TOKENS | _TESTED_WITH_CONTROL
+    )
 
 
 async def test_without_a_directory_every_key_would_look_wrong(make_stand: MakeStand) -> None:

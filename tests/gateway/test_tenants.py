@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bursar.core.directory import (
+    KINDS,
     BudgetDef,
     Delta,
     KeySecret,
@@ -16,6 +17,9 @@ from bursar.core.directory import (
     Policy,
     Snapshot,
     Team,
+    TokenKey,
+    TokenMark,
+    TrustRule,
     VirtualKey,
     WindowDef,
     id_of,
@@ -250,8 +254,20 @@ _provider_keys = st.builds(
     provider_key, st.sampled_from(["a", "b"]), st.just("openai/*/*/*/*"), version=st.integers(1, 3)
 )
 _prices = st.builds(override, st.just("openai"), st.just("m-1"), from_ns=st.integers(1, 3))
+_trust = st.builds(
+    lambda name, team_id, **more: TrustRule(
+        id=name, team_id=team_id, issuer="https://i", audience="a", match={"sub": ("x",)}, **more
+    ),
+    st.sampled_from(["r1", "r2"]),
+    st.sampled_from(_NAMES["team"]),
+    policy=_policies,
+    disabled=st.booleans(),
+)
+_token_keys = st.builds(TokenKey, id=st.sampled_from(["kid-1", "kid-2"]), public=st.just(b"p" * 32))
+_token_marks = st.builds(TokenMark, id=st.sampled_from(["revoked/a", "used/b"]), until=st.integers(1, 3))
 _gone = st.sampled_from(
     [(kind, name) for kind in ("owner", "team", "key") for name in _NAMES[kind]]
+    + [("trust", "r1"), ("trust", "r2"), ("token_key", "kid-1"), ("token_mark", "revoked/a")]
     + [("provider_key", "a"), ("provider_key", "b"), ("price", "openai/m-1@1"), ("price", "openai/m-1@2")]
 )
 
@@ -268,6 +284,9 @@ _changes = st.fixed_dictionaries(
         "budgets": _few(_budgets),
         "provider_keys": _few(_provider_keys),
         "prices": _few(_prices),
+        "trust": _few(_trust),
+        "token_keys": _few(_token_keys),
+        "token_marks": _few(_token_marks),
         "gone": st.lists(_gone, max_size=2, unique=True),
     }
 )
@@ -298,6 +317,12 @@ def seen(tenants: Tenants) -> dict[bytes, Any]:
     }
 
 
+def of_rules(tenants: Tenants) -> dict[str, Any]:
+    """What tokens of each trust rule could do."""
+    plans = {name: plan for name, plan in tenants._plans.items() if name.startswith("trust:")}
+    return {name: (plan.team_id, plan.owner_id, plan.disabled, plan.enforced) for name, plan in plans.items()}
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(_changes, max_size=6))
 def test_deltas_lead_where_the_snapshot_leads(steps: list[dict[str, Any]]) -> None:
@@ -310,8 +335,11 @@ def test_deltas_lead_where_the_snapshot_leads(steps: list[dict[str, Any]]) -> No
         "budgets": {},
         "provider_keys": {},
         "prices": {},
+        "trust": {},
+        "token_keys": {},
+        "token_marks": {},
     }
-    fields = {"owner": "owners", "team": "teams", "key": "keys", "provider_key": "provider_keys", "price": "prices"}
+    fields = {kind: row.field for kind, row in KINDS.items()}
     for version, step in enumerate(steps, 2):
         tenants.change(Delta(version=version, **step))
         for kind, name in step["gone"]:
@@ -323,18 +351,25 @@ def test_deltas_lead_where_the_snapshot_leads(steps: list[dict[str, Any]]) -> No
     assert tenants.version == plain.version
     assert tenants.provider_keys == plain.provider_keys
     assert tenants.prices == plain.prices
+    assert tenants.token_keys == plain.token_keys
+    assert tenants.token_marks == plain.token_marks
+    assert of_rules(tenants) == of_rules(plain)
     assert told.alive == plainly_told.alive
 
 
 def test_the_kinds_here_are_all_there_are() -> None:
     """A new kind in the directory must be taken up by the gateway, and by the test above."""
-    assert {field for field in Delta.__struct_fields__ if field != "version"} == {
+    fields = {field for field in Delta.__struct_fields__ if field != "version"}
+    assert fields - {row.field for row in KINDS.values() if row.private} == {
         "owners",
         "teams",
         "keys",
         "budgets",
         "provider_keys",
         "prices",
+        "trust",
+        "token_keys",
+        "token_marks",
         "gone",
     }
 

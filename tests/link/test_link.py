@@ -33,6 +33,7 @@ class Services:
         self.version = 1
         self.refusal: Refusal | None = None
         self.hangs = False
+        self.handed = 0
         self.asked: list[tuple[str, str, int]] = []
         self.uses: list[tuple[str, int, int]] = []
         self.counted: list[MetricsDelta] = []
@@ -62,6 +63,12 @@ class Services:
 
     async def happened(self, node: str, word: str, subject: str, facts: dict[str, str | int]) -> None:
         self.told.append((node, word, subject, facts))
+
+    async def answer(self, request: m.Handed) -> tuple[int, list[tuple[str, str]], bytes]:
+        self.handed += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        return 200, [("x-path", request.path)], request.body[::-1]
 
 
 class Pair:
@@ -447,3 +454,36 @@ def test_no_secret_in_any_repr() -> None:
 
 def test_a_welcome_does_not_show_the_pepper() -> None:
     assert b"pepper" not in repr(m.Welcome(snapshot=Snapshot(version=1), pepper=PEPPER)).encode()
+
+
+# ---- requests that control answers
+
+
+def handed(body: bytes = b"abc") -> m.Handed:
+    return m.Handed(ask=0, method="POST", path="/oauth/token", query="", headers={}, body=body, peer="127.0.0.1")
+
+
+async def test_a_request_is_handed_over_and_comes_back(pair: Pair) -> None:
+    await pair.up()
+    back = await asyncio.gather(*(pair.gateway.hand_over(handed(body)) for body in (b"abc", b"xyz")))
+    assert [answer.body for answer in back] == [b"cba", b"zyx"]
+    assert back[0].fields == [("x-path", "/oauth/token")]
+    assert b"abc" not in repr(handed()).encode()
+    assert "cba" not in repr(back[0])
+
+
+async def test_without_control_a_request_is_refused_at_once(pair: Pair) -> None:
+    with pytest.raises(Refusal) as refused:
+        await pair.gateway.hand_over(handed())
+    assert refused.value.word == "control_unavailable"
+
+
+async def test_a_control_that_dies_meanwhile_leaves_nobody_waiting(pair: Pair) -> None:
+    await pair.up()
+    pair.services.hangs = True
+    waiting = asyncio.ensure_future(pair.gateway.hand_over(handed()))
+    await until(lambda: pair.services.handed)
+    await pair.control.close()
+    with pytest.raises(Refusal) as refused:
+        await waiting
+    assert refused.value.word == "control_unavailable"

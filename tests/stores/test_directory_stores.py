@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bursar.control.directory import Book
-from bursar.core.directory import BudgetDef, Delta, KeySecret, Owner, ProviderKey, Snapshot, Team, VirtualKey
+from bursar.core.directory import BudgetDef, Delta, KeySecret, Owner, ProviderKey, Snapshot, Team, TrustRule, VirtualKey
 from bursar.core.errors import Refusal
 from bursar.stores.directory_db import DirectoryDb
 from bursar.stores.directory_postgres import DirectoryPostgres
@@ -198,3 +199,16 @@ async def test_connections_that_the_server_has_cut_are_replaced(
         await shared.changes_since(0)
     await asyncio.sleep(0)
     assert await shared.changes_since(0) == []
+
+
+async def test_a_trust_rule_that_is_off_stops_its_tokens_where_a_hold_looks(
+    shared: DirectoryPostgres, store: Postgres
+) -> None:
+    rule = TrustRule(id="ci", team_id="search", issuer="https://i", audience="a", match={"sub": ("x",)})
+    off = msgspec.structs.replace(rule, disabled=True)
+    await write(shared, *STORY[:2], Delta(version=3, trust=[off]))
+    assert await paused(store) == {("key", "trust:ci"): ("disabled", 3)}
+    await write(shared, Delta(version=4, trust=[rule]))
+    assert await paused(store) == {}
+    await write(shared, Delta(version=5, gone=[("trust", "ci")]))
+    assert await paused(store) == {("key", "trust:ci"): ("gone", 5)}
