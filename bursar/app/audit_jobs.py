@@ -22,7 +22,7 @@ from bursar.control.audit_desk import ExportForm, JobWanted
 from bursar.control.verify_audit import verify_database
 from bursar.core.audit import AuditFailed, Wanted, decode_record, frame
 from bursar.core.audit_formats import cef, instant, ocsf
-from bursar.stores.audit_query import every
+from bursar.stores.audit_query import every, every_line
 
 _PIECE = 64 * 1024
 _NICENESS = 10
@@ -103,7 +103,11 @@ def _verify(job: JobWanted) -> dict[str, Any]:
 
 
 def _export(job: JobWanted, out: BinaryIO) -> None:
-    rows = every(Path(job.data) / "audit.db", job.wanted)
+    path = Path(job.data) / "audit.db"
+    if job.form == "jsonl" and job.wanted == Wanted():
+        out.writelines(line + b"\n" for line in every_line(path))
+        return
+    rows = every(path, job.wanted)
     if job.form == "csv":
         _export_csv(rows, out)
         return

@@ -96,6 +96,7 @@ def prove_audit(place: Place, public_key: str | None) -> Verified:
         return Verified({}, f"the audit cannot be read: {fault}", "name the data folder with --data")
     facts: dict[str, str | int] = {
         "records": report.records,
+        "pruned": report.pruned,
         "checkpoints": report.checkpoints,
         "signed up to": report.signed,
         "public key": ", ".join(report.public_keys),

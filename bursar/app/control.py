@@ -12,6 +12,7 @@ from typing import Protocol
 
 import uvicorn
 import uvloop
+from msgspec import structs
 
 from bursar import __version__
 from bursar.app.audit_jobs import AuditJobs
@@ -29,6 +30,7 @@ from bursar.control.audit import AuditLog
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.audit_notary import Signer
 from bursar.control.audit_people import People
+from bursar.control.audit_retention import Retention
 from bursar.control.budgets import Budgets
 from bursar.control.daily import every_day
 from bursar.control.directory import Directory
@@ -61,6 +63,7 @@ from bursar.core.directory import ProviderKey, Snapshot
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
 from bursar.core.telemetry import MetricsDelta
+from bursar.core.units import NS_PER_S
 from bursar.faces.admin import build_admin
 from bursar.faces.admin_calls import Services
 from bursar.faces.admin_door import LOOPBACK_NAMES, Door
@@ -112,6 +115,11 @@ class Control:
         self._people = people = People(self._people_db, people_secret)
         self._audit = AuditLog(
             self._trail, self._sinks, self._checkpoints, Signer(self._audit_seed), self._clock, veil=people.veil
+        )
+        keep = {name: int(span * NS_PER_S) for name, span in structs.asdict(settings.retention).items() if span}
+        files = [sink for sink in self._sinks if isinstance(sink, AuditFile)]
+        self._retention = Retention(
+            self._trail, files, self._audit, Signer(self._audit_seed), self._clock, keep, settings.spool
         )
         jobs = AuditJobs(self._folder, checkpoints_path(self._spec.config, self._folder), self._spec.node)
         self._desk = AuditDesk(self._trail, self._audit, jobs, people)
@@ -194,7 +202,7 @@ class Control:
         ready = await self._first_acts()
         await self._link.start(self._folder / "run" / "link.sock")
         follow = asyncio.create_task(self._ledger.follow(_log_projection_fault))
-        daily = asyncio.create_task(every_day(self.provider_keys, self._audit))
+        daily = asyncio.gather(every_day(self.provider_keys, self._audit), self._retention.every_day())
         rotating = asyncio.create_task(self.signing.keep_rotating(self._spec.config.tokens.rotate_every))
         servers = [self._admin_server(), self._metrics_server()]
         fds = [self._spec.admin_fds[0], self._spec.metrics_fds[0]]

@@ -162,6 +162,17 @@ class Sink(msgspec.Struct, frozen=True, kw_only=True):
     allow_private: bool = False  # an http(s) address may lie in a private network
 
 
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the audit keeps records, by class of acts. 0 = for ever."""
+
+    uses: Seconds = 0  # counts of uses under a lease
+    releases: Seconds = 0  # provider keys released to a node
+    reads: Seconds = 0  # searches, exports, proofs
+    access: Seconds = 0  # logins, tokens, wrong guesses
+    events: Seconds = 0  # what the ledger and the providers told
+    changes: Seconds = 0  # everything else
+
+
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
     """`audit.db` in the data folder always is a sink; these come on top."""
 
@@ -169,6 +180,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     sinks: tuple[Sink, ...] = ()
     checkpoints: str = ""  # where the signed checkpoints go; empty: audit-checkpoints.jsonl in the data folder
     timeout: Seconds = 5  # of the trail, the files and the checkpoints
+    retention: Retention = Retention()
+    spool: Count = 1_000_000  # records that wait for a sink that is away before retention may take them
 
 
 class Store(msgspec.Struct, frozen=True, kw_only=True):

@@ -76,6 +76,11 @@ class Follower:
         await waiter
 
     @property
+    def had(self) -> int:
+        """The last record that the sink is known to have."""
+        return self._had
+
+    @property
     def lag(self) -> int:
         """Records that the trail has and the sink, as far as is known, has not."""
         return max(0, self._known - self._had)

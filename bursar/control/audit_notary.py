@@ -10,6 +10,7 @@ from bursar.control.audit_follower import within
 from bursar.core.audit import (
     CHECKPOINT_ACTION,
     CHECKPOINT_CONTEXT,
+    PRUNE_CONTEXT,
     AuditFailed,
     Checkpoint,
     Event,
@@ -31,6 +32,9 @@ class Signer:
 
     def sign(self, inner: bytes) -> bytes:
         return self._key.sign(CHECKPOINT_CONTEXT + inner)
+
+    def sign_pruning(self, statement: bytes) -> bytes:
+        return self._key.sign(PRUNE_CONTEXT + statement)
 
 
 class Schedule(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ Standard library and `cryptography` only; the format is written down in `bursar.
 - every record stands in its place (1, 2, 3, ...), is well-formed, and hashes together with all before it;
 - in a database, the columns for searching say what the hashed record says;
 - every checkpoint, in the chain and in the second place, is rightly signed and agrees with the chain;
+- what retention took away was signed for, run by run, and the chain goes on over it;
 - nothing is missing at the end that a checkpoint has seen.
 
 Without a known public key the keys that the chain itself declares are believed: then an audit rewritten as a whole,
@@ -14,10 +15,13 @@ checkpoints included, is not noticed. Note the key when Bursar first prints it.
 import hashlib
 import hmac
 import json
+import re
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from heapq import merge
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +30,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _FIRST = hashlib.sha256(b"bursar audit chain 1").digest()
 _SIGNED_AS = b"bursar audit checkpoint 1\0"
+_PRUNED_AS = b"bursar audit prune 1\0"
+_RUN = re.compile(rb'\{"pruned":\{"first":(\d+),"last":(\d+),"hash":"([0-9a-f]{64})","pass":"([0-9a-f]{64})"\}\}\n')
 _FIELDS = {
     "seq": int,
     "at_ns": int,
@@ -35,7 +41,7 @@ _FIELDS = {
     "outcome": str,
     "facts": dict,
 }
-_REMEMBERED = 1_000_000  # records that a checkpoint in the chain may lie behind it
+_REMEMBERED = 200_000  # records that a checkpoint in the chain may lie behind it
 
 
 class Report(NamedTuple):
@@ -63,6 +69,15 @@ class _Row(NamedTuple):
     fault: str
 
 
+class _Run(NamedTuple):
+    """In the place of records that retention took away."""
+
+    first: int
+    last: int
+    record_hash: bytes
+    digest: bytes  # of every run of the same pass
+
+
 class _Checkpoint(NamedTuple):
     seq: int
     record_hash: bytes
@@ -88,8 +103,18 @@ def verify_database(path: Path, checkpoints: Path | None = None, public_key: str
     """Check `audit.db`; read only, the file may be in use. Raises sqlite3.Error, OSError."""
     sql = "SELECT hash, payload, seq, at_ns, actor, action, target, outcome FROM record ORDER BY seq"
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        rows = (_Row(row[0], row[1], row[2:], "") for row in database.execute(sql))
-        return _Verifier(public_key).run(rows, checkpoints)
+        rows: Iterator[tuple[int, _Row | _Run]] = (
+            (row[2], _Row(row[0], row[1], row[2:], "")) for row in database.execute(sql)
+        )
+        merged = merge(rows, _runs_of(database), key=itemgetter(0))
+        return _Verifier(public_key).run((row for _, row in merged), checkpoints)
+
+
+def _runs_of(database: sqlite3.Connection) -> Iterator[tuple[int, _Row | _Run]]:
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'pruned'").fetchone():
+        return  # written before there was any retention
+    for row in database.execute("SELECT first, last, hash, pass FROM pruned ORDER BY first"):
+        yield row[0], _Run(*row)
 
 
 class _Verifier:
@@ -97,27 +122,60 @@ class _Verifier:
         self._pinned = public_key.lower() if public_key else None
         self._declared: set[str] = set()
         self._signers: dict[str, None] = {}
-        self._hashes: deque[bytes] = deque(maxlen=_REMEMBERED)
+        self._hashes: dict[int, bytes] = {}  # of the last records, in order
         self._seq = 0
         self._last = _FIRST
+        self._pruned = 0
+        self._passes: dict[bytes, tuple[int, Any]] = {}  # digest as stated -> (first record, digest as found)
+        self._vouched: set[bytes] = set()
         self._checked = 0
         self._signed = 0
+        self._outside: deque[_Checkpoint] = deque()
 
-    def run(self, rows: Iterable[_Row], checkpoints: Path | None) -> Report:
-        outside: dict[int, list[_Checkpoint]] = {}
+    def run(self, rows: Iterable[_Row | _Run], checkpoints: Path | None) -> Report:
         broken, fault = None, ""
         try:
-            for checkpoint in _read_checkpoints(checkpoints) if checkpoints else ():
-                outside.setdefault(checkpoint.seq, []).append(checkpoint)
+            if checkpoints:
+                self._outside.extend(sorted(_read_checkpoints(checkpoints), key=lambda found: found.seq))
             for row in rows:
-                self._record(row)
-                for checkpoint in outside.pop(self._seq, ()):
-                    self._agree(checkpoint, self._last)
-            if outside:
-                raise _Broken(self._seq + 1, f"records are missing: a checkpoint has seen record {max(outside)}")
+                if isinstance(row, _Run):
+                    self._take_run(row)
+                else:
+                    self._record(row)
+                self._compare_outside()
+            if self._outside:
+                last = self._outside[-1].seq
+                raise _Broken(self._seq + 1, f"records are missing: a checkpoint has seen record {last}")
+            self._check_passes()
         except _Broken as found:
             broken, fault = found.seq, found.fault
-        return Report(self._seq, 0, self._checked, self._signed, tuple(self._signers), broken, fault)
+        standing = self._seq - self._pruned
+        return Report(standing, self._pruned, self._checked, self._signed, tuple(self._signers), broken, fault)
+
+    def _take_run(self, run: _Run) -> None:
+        if run.first != self._seq + 1 or run.last < run.first:
+            raise _Broken(self._seq + 1, f"record {self._seq + 1} is missing, and was not taken away by retention")
+        _, found = self._passes.setdefault(run.digest, (run.first, hashlib.sha256()))
+        found.update(run.first.to_bytes(8) + run.last.to_bytes(8) + run.record_hash)
+        self._pruned += run.last - run.first + 1
+        self._seq, self._last = run.last, run.record_hash
+        self._remember()
+
+    def _check_passes(self) -> None:
+        for stated, (first, found) in self._passes.items():
+            if found.digest() != stated or stated not in self._vouched:
+                raise _Broken(first, f"records from {first} on were taken away without a signed word")
+
+    def _compare_outside(self) -> None:
+        """Checkpoints of the second place up to here; one of a record that was taken away has nothing to agree with."""
+        while self._outside and self._outside[0].seq <= self._seq:
+            checkpoint = self._outside.popleft()
+            self._agree(checkpoint, self._hashes.get(checkpoint.seq, checkpoint.record_hash))
+
+    def _remember(self) -> None:
+        self._hashes[self._seq] = self._last
+        if len(self._hashes) > _REMEMBERED:
+            del self._hashes[next(iter(self._hashes))]
 
     def _record(self, row: _Row) -> None:
         seq = self._seq + 1
@@ -131,11 +189,11 @@ class _Verifier:
         if row.columns is not None and row.columns != tuple(record[name] for name in list(_FIELDS)[:-1]):
             raise _Broken(seq, f"the columns of record {seq} do not say what the record says")
         self._seq, self._last = seq, row.record_hash
-        self._hashes.append(row.record_hash)
+        self._remember()
         self._read(record)
 
     def _read(self, record: dict[str, Any]) -> None:
-        """The two kinds of record that the verifier itself understands."""
+        """The three kinds of record that the verifier itself understands."""
         facts = record["facts"]
         if record["action"] == "audit.start":
             self._declared.add(str(facts.get("public_key")))
@@ -144,10 +202,25 @@ class _Verifier:
             if not isinstance(inner, str) or not isinstance(signature, str):
                 raise _Broken(self._seq, f"record {self._seq} is a checkpoint without its signature")
             checkpoint = _check_signature(inner.encode(), signature, self._seq, f"record {self._seq}")
-            back = self._seq - checkpoint.seq
-            if not 1 <= back < len(self._hashes):
+            if not 1 <= checkpoint.seq < self._seq:
                 raise _Broken(self._seq, f"record {self._seq} signs record {checkpoint.seq}, which is not before it")
-            self._agree(checkpoint, self._hashes[-1 - back])
+            self._agree(checkpoint, self._hashes.get(checkpoint.seq, checkpoint.record_hash))
+        elif record["action"] == "audit.prune":
+            self._vouched.add(self._read_pruning(facts))
+
+    def _read_pruning(self, facts: dict[str, Any]) -> bytes:
+        """The digest of a pass, rightly signed."""
+        try:
+            statement = str(facts["statement"]).encode()
+            fields = json.loads(statement, object_pairs_hook=_no_duplicates)
+            public_key, digest = str(fields["public_key"]), bytes.fromhex(fields["pass"])
+            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
+            key.verify(bytes.fromhex(facts["signature"]), _PRUNED_AS + statement)
+        except (ValueError, TypeError, KeyError, RecursionError, InvalidSignature):
+            raise _Broken(self._seq, f"the signature in record {self._seq} is not right") from None
+        if public_key != self._pinned if self._pinned else public_key not in self._declared:
+            raise _Broken(self._seq, f"record {self._seq} is signed by an unknown key {public_key}")
+        return digest
 
     def _agree(self, checkpoint: _Checkpoint, record_hash: bytes) -> None:
         key = checkpoint.public_key
@@ -163,8 +236,11 @@ class _Verifier:
         self._signers[key] = None
 
 
-def _row_of_line(line: bytes) -> _Row:
-    """``{"hash":"<64 hex>","record":<payload>}`` and a line end, to the byte."""
+def _row_of_line(line: bytes) -> _Row | _Run:
+    """``{"hash":"<64 hex>","record":<payload>}`` and a line end, to the byte; or the place of a run taken away."""
+    run = _RUN.fullmatch(line)
+    if run:
+        return _Run(int(run[1]), int(run[2]), bytes.fromhex(run[3].decode()), bytes.fromhex(run[4].decode()))
     opens, middle, closes = b'{"hash":"', b'","record":', b"}\n"
     stated = line[9:73]
     if not line.endswith(b"\n"):

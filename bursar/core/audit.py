@@ -9,10 +9,16 @@ act was then refused or failed, mostly with a record of its own), an act without
     checkpoint   {"signature":"<128 hex>","checkpoint":{"seq":..,"hash":"..","at_ns":..,"public_key":".."}}
                  Ed25519 (RFC 8032) over "bursar audit checkpoint 1" || NUL || the inner object as it stands
 
+    pruned       {"pruned":{"first":..,"last":..,"hash":"<64 hex>","pass":"<64 hex>"}} in the place of records that
+                 retention took away: the hash of the last of them goes on in the chain. `pass` is the SHA-256 over all
+                 runs of one pass (first and last as 8 bytes, big-endian, then the hash). A record `audit.prune` has
+                 it signed: Ed25519 over "bursar audit prune 1" || NUL || its fact `statement`
+
 The hash covers the payload's very bytes, so that a verifier needs no canonical encoding, only the line.
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -25,7 +31,19 @@ Outcome = Literal["allowed", "refused", "failed"]
 GENESIS = hashlib.sha256(b"bursar audit chain 1").digest()
 CHECKPOINT_ACTION = "audit.checkpoint"
 CHECKPOINT_CONTEXT = b"bursar audit checkpoint 1\0"
+PRUNE_ACTION = "audit.prune"
+PRUNE_CONTEXT = b"bursar audit prune 1\0"
 MAX_CHARACTERS = 256 * 1024
+
+CLASSES: dict[str, tuple[str, ...]] = {
+    "uses": ("secret.use",),
+    "releases": ("secret.release",),
+    "reads": ("audit.search", "audit.export", "audit.verify"),
+    "access": ("admin.guess", "login.", "token."),
+    "events": ("ledger_", "upstream_", "secret.unowned"),
+}
+"""Classes of acts for retention, by how the act begins. Every other act is of class `changes`, and what the proof
+itself needs (the rest of `audit.`) is of none: it stays."""
 
 _HASH_OPENS, _RECORD_OPENS, _CLOSES = b'{"hash":"', b'","record":', b"}"
 _RECORD_AT = len(_HASH_OPENS) + 64
@@ -67,6 +85,40 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     hash: str  # hex
     at_ns: int
     public_key: str  # hex, 32 bytes
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Records that stood one after the other and were taken away together. `hash` is that of the last of them."""
+
+    first: int
+    last: int
+    hash: bytes
+
+
+def class_of(action: str) -> str | None:
+    """The class of an act for retention; None for what is never taken away."""
+    for name, beginnings in CLASSES.items():
+        if action.startswith(beginnings):
+            return name
+    return None if action.startswith("audit.") else "changes"
+
+
+def pass_digest(runs: Iterable[Run]) -> bytes:
+    """Names a pass of retention, and binds it to every record that it took."""
+    whole = hashlib.sha256()
+    for run in runs:
+        whole.update(run.first.to_bytes(8) + run.last.to_bytes(8) + run.hash)
+    return whole.digest()
+
+
+def frame_pruned(run: Run, digest: bytes) -> bytes:
+    """The line in the place of a run, without its end."""
+    return b'{"pruned":{"first":%d,"last":%d,"hash":"%s","pass":"%s"}}' % (
+        run.first,
+        run.last,
+        run.hash.hex().encode(),
+        digest.hex().encode(),
+    )
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from bursar.core.audit import GENESIS, AuditFailed, Wanted, decode_record, frame, unframe
+from bursar.core.audit import GENESIS, AuditFailed, Run, Wanted, decode_record, frame, unframe
 from bursar.stores.audit_query import connect, page
 from bursar.stores.schema import SchemaFault, open_database
 
@@ -24,6 +24,9 @@ Durability = Literal["process", "power"]
 _INSERT = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _LAST = "SELECT seq, hash FROM record ORDER BY seq DESC LIMIT 1"
 _AFTER = "SELECT hash, payload FROM record WHERE seq > ? ORDER BY seq LIMIT ?"
+
+
+_GLANCE = "SELECT seq, at_ns, action, hash FROM record WHERE seq > ? AND seq < ? ORDER BY seq LIMIT ?"
 
 
 class AuditDb:
@@ -58,6 +61,22 @@ class AuditDb:
         rows = await self._run(lambda: self._db.execute(_AFTER, (after, limit)).fetchall())
         return [frame(record_hash, payload) for record_hash, payload in rows]
 
+    async def glance(self, after: int, before: int, limit: int) -> list[tuple[int, int, str, bytes]]:
+        """Up to `limit` records between two numbers as (seq, at_ns, action, hash), in order."""
+        return await self._run(
+            lambda: self._reader.execute(_GLANCE, (after, before, limit)).fetchall(), self._searching
+        )
+
+    async def prune(self, runs: Sequence[Run], digest: bytes) -> None:
+        """Take these records away, in one transaction, and put their runs in their place."""
+        await self._run(lambda: self._prune(runs, digest))
+
+    async def pruned(self) -> list[tuple[Run, bytes]]:
+        """Every run that was ever taken away, with its pass, in order."""
+        sql = "SELECT first, last, hash, pass FROM pruned ORDER BY first"
+        rows = await self._run(lambda: self._reader.execute(sql).fetchall(), self._searching)
+        return [(Run(first, last, last_hash), digest) for first, last, last_hash, digest in rows]
+
     async def search(self, wanted: Wanted, before: int, limit: int) -> list[bytes]:
         """Up to `limit` lines of records older than number `before` that match, the newest first."""
         return await self._run(lambda: page(self._reader, wanted, before, limit), self._searching)
@@ -68,6 +87,19 @@ class AuditDb:
         self._searching.shutdown(wait=False)
         self._thread.submit(self._db.close)
         self._thread.shutdown(wait=False)
+
+    def _prune(self, runs: Sequence[Run], digest: bytes) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            rows = [(run.first, run.last, run.hash, digest) for run in runs]
+            self._db.executemany("INSERT INTO pruned VALUES (?, ?, ?, ?)", rows)
+            spans = [(run.first, run.last) for run in runs]
+            self._db.executemany("DELETE FROM record WHERE seq BETWEEN ? AND ?", spans)
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     def _insert(self, records: Sequence[bytes]) -> None:
         rows = [_row(line) for line in records]

@@ -7,16 +7,18 @@ and nothing else.
 
 import asyncio
 import os
+import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from bursar.core.audit import GENESIS, AuditFailed, decode_record, unframe
+from bursar.core.audit import GENESIS, AuditFailed, Run, decode_record, frame_pruned, unframe
 
 T = TypeVar("T")
 _STEP = 64 * 1024
+_SEQ = re.compile(rb'\{"hash":"[0-9a-f]{64}","record":\{"seq":(\d+),')
 
 
 class AuditFile:
@@ -49,6 +51,10 @@ class AuditFile:
                 f"{self.name} does not end with a record of the audit", hint, {"sink": self.name}
             ) from None
 
+    async def prune(self, runs: Sequence[tuple[Run, bytes]]) -> None:
+        """Write the file anew with these runs (in order, each with its pass) in the place of their records."""
+        await self._run(lambda: self._rewrite(runs))
+
     def close(self) -> None:
         """Closes the file once what is under way has ended; does not wait for a disk that hangs."""
         self._thread.submit(self._drop)
@@ -67,6 +73,22 @@ class AuditFile:
             self._drop()  # the next use opens anew and cuts off what is half-written
             raise
         self._end = end + len(content)
+
+    def _rewrite(self, runs: Sequence[tuple[Run, bytes]]) -> None:
+        descriptor, _ = self._opened()
+        fresh = self._path.with_name(f".{self._path.name}.pruned")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with (
+            os.fdopen(os.dup(descriptor), "rb") as source,
+            os.fdopen(os.open(fresh, flags, 0o600), "wb") as target,
+        ):
+            source.seek(0)
+            target.writelines(_without(iter(source.readline, b""), runs))
+            target.flush()
+            os.fsync(target.fileno())
+        fresh.replace(self._path)
+        self._drop()
+        self._end = None
 
     def _opened(self) -> tuple[int, int]:
         """The descriptor, and the offset at which the next line begins."""
@@ -110,6 +132,24 @@ class AuditFile:
         except OSError as error:
             hint = "See whether its disk is full or its folder read-only"
             raise AuditFailed(f"{self.name} failed: {error.strerror or error}", hint, {"sink": self.name}) from None
+
+
+def _without(lines: Iterator[bytes], runs: Sequence[tuple[Run, bytes]]) -> Iterator[bytes]:
+    """The lines with each run in the place of its first record."""
+    remaining = iter(runs)
+    current = next(remaining, None)
+    for line in lines:
+        found = _SEQ.match(line)
+        if found is None:  # a run of an earlier pass
+            yield line
+            continue
+        seq = int(found[1])
+        while current is not None and current[0].last < seq:
+            current = next(remaining, None)
+        if current is None or seq < current[0].first:
+            yield line
+        elif seq == current[0].first:
+            yield frame_pruned(*current) + b"\n"
 
 
 def _last_line_end(descriptor: int, end: int) -> int:
