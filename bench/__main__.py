@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 
-from bench import report, rows, targets, tokens
+from bench import audit, report, rows, targets, tokens
 from bench.rows import LARGE, SMALL, Case, Measured
 from bench.stand import Stand
 from bench.targets import Target
@@ -48,6 +48,10 @@ def measure(wanted: set[str], rounds: int, seconds: float) -> tuple[Measured, di
             measured.f3 = rows.f3_latency([stand.direct, stand.nginx, stand.floor, bursar], rounds, seconds)
             scraped = rows.f3_under_scrape(bursar, stand.broker.metrics_url, rounds, seconds)
             measured.f3["Bursar, scraped"] = scraped
+        if "audit" in wanted:
+            say("audit: events appended, latency beside an export")
+            measured.audit = audit.append_rates(seconds)
+            measured.audit |= audit.f_export(stand.direct.url, targets.OUT / "audit", rounds, seconds)
         return measured, stand.conditions
 
 
@@ -57,7 +61,7 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--rows", default="f1,f2,f3,f4,f5,t", help="which of them, comma between")
+    parser.add_argument("--rows", default="f1,f2,f3,f4,f5,t,audit", help="which of them, comma between")
     parser.add_argument("--quick", action="store_true", help="one short round, printed and not kept")
     given = parser.parse_args()
     rounds, seconds = (1, 1.0) if given.quick else (3, 3.0)

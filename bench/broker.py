@@ -35,6 +35,15 @@ class ShippedBroker:
     def metrics_url(self) -> str:
         return self._broker.metrics_url
 
+    @property
+    def admin_url(self) -> str:
+        return self._broker.admin_url
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """Headers of the admin API."""
+        return {"authorization": f"Bearer {self._broker.admin_token}"}
+
     def start(self) -> "ShippedBroker":
         self._broker.start()
         tenants = Tenants(self._broker)

@@ -54,6 +54,7 @@ class Measured:
     f4: dict[str, float] = field(default_factory=dict)
     f5: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, float] = field(default_factory=dict)
+    audit: dict[str, float] = field(default_factory=dict)
 
 
 def per_request(target: Target, case: Case, seconds: float) -> tuple[float, Load]:

@@ -116,11 +116,13 @@ class AuditLog:
         faults |= {self._trail.name: self._trail_away(), "checkpoints": self._notary.fault}
         return {name: fault for name, fault in faults.items() if fault}
 
-    def delivered(self, spool: int) -> int:
+    async def delivered(self, spool: int) -> int:
         """The number up to which every sink has every record; one that lags by more than `spool` is not waited for."""
-        if self._head is None:
-            return 0
-        return min([self._head[0], *(f.had for f in self._followers if f.lag <= spool)])
+        head, _ = await self._stand()
+        for follower in self._followers:
+            with suppress(AuditFailed):  # away, or slower than its timeout: what it is known to have counts
+                await within(follower.reached(head), follower.sink)
+        return min([head, *(f.had for f in self._followers if f.lag <= spool)])
 
     def tell(self, state: Callable[[str, tuple[str, ...], float], None]) -> None:
         """Say how it stands: (metric, labels, value), see `bursar.core.telemetry`."""

@@ -68,7 +68,7 @@ class Retention:
     async def prune(self) -> int:
         """Take away what is old enough -> how many records. Raises AuditFailed; what is done stays done."""
         after = taken = 0
-        limit = self._audit.delivered(self._spool)
+        limit = await self._audit.delivered(self._spool)
         while rows := await self._trail.glance(after, limit, _AT_ONCE):
             after = rows[-1][0]
             doomed = [(seq, record_hash) for seq, at_ns, action, record_hash in rows if self._is_over(at_ns, action)]

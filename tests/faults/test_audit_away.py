@@ -1,5 +1,6 @@
 """A required sink of the audit that goes away under a running broker: nothing is released, live leases go on."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,3 +103,21 @@ def test_a_sink_without_its_credential_stops_the_start_with_one_line(make_broker
     broker = make_broker(config={"audit": {"sinks": [sink]}})
     with pytest.raises(AssertionError, match="TEST_HOOK is not set"):
         broker.start()
+
+
+def test_retention_takes_what_is_over_at_the_start_and_the_audit_proves(make_broker: Callable[..., Broker]) -> None:
+    broker = make_broker().start()
+    assert broker.admin("POST", "/v1/admin/owners", json={"name": "Kept"}).status_code == 201
+    assert call(broker).status_code == 200
+    assert broker.stop() == 0
+    config = json.loads(broker.config_file.read_text())
+    config["audit"] = {"retention": {"uses": "1ms", "releases": "1ms"}}
+    broker.config_file.write_text(json.dumps(config))
+    broker.start()
+    eventually("retention has run", lambda: broker.cli_json("audit", "search", "--act", "audit.prune") != [])
+    eventually("what is over is gone", lambda: broker.cli_json("audit", "search", "--act", "secret.release") == [])
+    assert broker.cli_json("audit", "search", "--act", "owner.create", "--actor", "admin") != []
+    assert broker.stop() == 0
+    proven = broker.cli_json("audit", "verify")
+    assert proven["ok"]
+    assert proven["pruned"] >= 2

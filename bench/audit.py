@@ -1,0 +1,130 @@
+"""The audit's figures: how many events a second control appends, and what an export does to the data path meanwhile."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvloop
+
+from bench.broker import ShippedBroker
+from bench.rows import SMALL, Case, f1_cpu
+from bench.targets import OUT
+from bursar.control.audit import AuditLog
+from bursar.control.audit_notary import Signer
+from bursar.core.audit import Event
+from bursar.core.secret import Secret
+from bursar.stores.audit_db import AuditDb
+from bursar.stores.audit_file import AuditFile
+
+_CALLERS = 256
+_BATCH = 100
+
+
+class _Clock:
+    now = staticmethod(time.time_ns)
+    monotonic = staticmethod(time.monotonic)
+
+
+def _open(folder: Path, *, required: bool) -> tuple[AuditLog, list[AuditDb | AuditFile]]:
+    trail = AuditDb(folder / "audit.db", timeout=30)
+    sinks = [AuditFile(folder / "audit.jsonl", required=required, timeout=30)]
+    checkpoints = AuditFile(folder / "checkpoints.jsonl")
+    log = AuditLog(trail, sinks, checkpoints, Signer(Secret(os.urandom(32).hex())), _Clock())
+    return log, [trail, *sinks, checkpoints]
+
+
+async def _append(folder: Path, seconds: float, *, required: bool, batch: int) -> float:
+    """Events a second, durable in the trail (and in the file) before each caller goes on."""
+    log, parts = _open(folder, required=required)
+    event = Event(actor="node:a", action="secret.use", target="secret/sec_a", facts={"version": 1, "uses": 3})
+    done = 0
+    ends = time.perf_counter() + seconds
+
+    async def caller() -> None:
+        nonlocal done
+        while time.perf_counter() < ends:
+            await log.append_all([event] * batch)
+            done += batch
+
+    began = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(_CALLERS)))
+    spent = time.perf_counter() - began
+    await log.close()
+    for part in parts:
+        part.close()
+    return done / spent
+
+
+def append_rates(seconds: float) -> dict[str, float]:
+    """`single`: 256 callers with one event each; `batch`: with a hundred; `required`: the file sink waited for too."""
+    found = {}
+    for name, required, batch in (("single", False, 1), ("batch", False, _BATCH), ("required", True, _BATCH)):
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = uvloop.run(_append(Path(folder), seconds, required=required, batch=batch))
+    return found
+
+
+async def _fill(folder: Path, records: int) -> None:
+    log, parts = _open(folder, required=False)
+    event = Event(actor="node:a", action="secret.use", target="secret/sec_a", facts={"version": 1, "uses": 3})
+    for _ in range(0, records, 1000):
+        await log.append_all([event] * 1000)
+    await log.close()
+    for part in parts:
+        part.close()
+
+
+def _filled(folder: Path, records: int = 300_000) -> None:
+    """An audit of some size in a data folder that no broker has used yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    uvloop.run(_fill(folder, records))
+
+
+def f_export(upstream: str, folder: Path, rounds: int, seconds: float) -> dict[str, float]:
+    """Latency at c = 1 of a broker with a large audit: by itself, and while all of it is exported over and over."""
+    _filled(folder / "data")
+    broker = ShippedBroker(folder, upstream, {}).start()
+    try:
+        target = broker.target()
+        alone = f1_cpu(Case(1, SMALL), [target], rounds, seconds)[target.name]
+        with _exporting(broker) as taken:
+            began = time.perf_counter()
+            beside = f1_cpu(Case(1, SMALL), [target], rounds, seconds)[target.name]
+            rate = int(taken.read_text() or 0) / (time.perf_counter() - began)
+    finally:
+        broker.stop()
+    found = {"alone_p50": alone.p50, "alone_p99": alone.p99, "export_p50": beside.p50, "export_p99": beside.p99}
+    return {**found, "export_bytes": rate}
+
+
+@contextlib.contextmanager
+def _exporting(broker: ShippedBroker) -> Iterator[Path]:
+    """The reader is a process of its own and stands back as well: in life it is on another machine."""
+    taken = OUT / "exported.txt"
+    url = f"{broker.admin_url}/v1/admin/audit/export"
+    reader = subprocess.Popen([sys.executable, "-c", _EXPORT, url, broker.admin["authorization"], str(taken)])
+    try:
+        yield taken
+    finally:
+        reader.terminate()
+        reader.wait()
+
+
+_EXPORT = """
+import os, sys, urllib.request
+os.nice(19)
+taken = 0
+while True:
+    request = urllib.request.Request(sys.argv[1], headers={"authorization": sys.argv[2]})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        while piece := answer.read1(65536):
+            taken += len(piece)
+            open(sys.argv[3], "w").write(str(taken))
+"""
