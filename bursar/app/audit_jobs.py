@@ -1,7 +1,7 @@
 """Export and proof of the audit in a process of their own: control's loop only passes the pieces on.
 
 Run as a module it is that process: one JSON document on standard input, the result on standard output. It reads the
-files read-only and gets the processor only while nobody else wants it (SCHED_IDLE, sched(7); else nice(2)).
+files read-only and stands back for everybody else (nice(2)).
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from bursar.core.audit_formats import cef, instant, ocsf
 from bursar.stores.audit_query import every, every_line
 
 _PIECE = 64 * 1024
+_NICENESS = 19
 
 
 class AuditJobs:
@@ -79,7 +80,7 @@ async def _ended_well(process: asyncio.subprocess.Process) -> None:
 
 
 def main() -> int:
-    _step_back()
+    os.nice(_NICENESS)  # a call that comes in meanwhile must not wait for a report
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=JobWanted)
     try:
         if job.kind == "export":
@@ -93,14 +94,6 @@ def main() -> int:
         sys.stderr.write(f"bursar: the audit cannot be read: {error}\n")
         return 1
     return 0
-
-
-def _step_back() -> None:
-    """A call that comes in meanwhile must not wait for a report."""
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    else:
-        os.nice(19)
 
 
 def _verify(job: JobWanted) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from bursar.core.secret import Secret
 PREFIX = "/v1/admin"
 _PAGE = 500
 _PIECE = 64 * 1024
+_PATIENCE_S = 600.0  # for the next piece of what a busy node makes beside its calls
 
 
 class ApiRefusal(Exception):
@@ -93,7 +94,7 @@ class AdminClient:
     def stream(self, path: str, query: Mapping[str, object]) -> Iterator[bytes]:
         """The answer in pieces as they come. Raises ApiRefusal; NotReachable also when it breaks off."""
         given = {name: value for name, value in query.items() if value not in (None, "")}
-        connection = self._connection()
+        connection = self._connection(_PATIENCE_S)
         try:
             connection.request("GET", f"{PREFIX}{path}?{urlencode(given)}", headers=self._headers())
             answer = connection.getresponse()
@@ -111,9 +112,9 @@ class AdminClient:
     def _headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self._token.reveal()}", "accept": "application/json"}
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, timeout: float = 0) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-        return kind(str(self._parts.hostname), self._parts.port, timeout=self._timeout)
+        return kind(str(self._parts.hostname), self._parts.port, timeout=timeout or self._timeout)
 
     def _exchange(self, method: str, target: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         connection = self._connection()
