@@ -6,7 +6,7 @@ nodes write without waiting for one another: docs/decisions/0005-audit-chain-a-n
 
 from collections.abc import AsyncIterator, Sequence
 
-from bursar.core.audit import GENESIS, AuditFailed, Wanted, decode_record, frame, unframe
+from bursar.core.audit import GENESIS, AuditFailed, decode_record, frame, unframe
 from bursar.core.errors import Refusal
 from bursar.stores.postgres import Postgres, named_faults
 
@@ -18,7 +18,6 @@ _INSERT = """INSERT INTO bursar.audit_record (chain, seq, at_ns, actor, action, 
         $9::bytea[])"""
 _LAST = "SELECT seq, hash FROM bursar.audit_record WHERE chain = $1 ORDER BY seq DESC LIMIT 1"
 _AFTER = "SELECT hash, payload FROM bursar.audit_record WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3"
-_MATCHING = "SELECT hash, payload FROM bursar.audit_record WHERE chain = $1 AND seq < $2 AND"
 _CHAINS = "SELECT DISTINCT chain FROM bursar.audit_record ORDER BY chain"
 _ROWS = """SELECT seq, at_ns, actor, action, target, outcome, hash, payload FROM bursar.audit_record
     WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT 5000"""
@@ -65,18 +64,6 @@ class AuditPostgres:
             raise _failed(refusal) from None
         return [frame(row["hash"], row["payload"]) for row in rows]
 
-    async def search(self, wanted: Wanted, before: int, limit: int) -> list[bytes]:
-        """Up to `limit` lines of records older than number `before` that match, the newest first."""
-        where, values = _where(wanted)
-        sql = f"{_MATCHING} {where} ORDER BY seq DESC LIMIT $3"
-        try:
-            with named_faults("audit_unavailable", "The audit was not read"):
-                async with self._store.connection() as db:
-                    rows = await db.fetch(self._store.sql(sql), self._chain, before, limit, *values)
-        except Refusal as refusal:
-            raise _failed(refusal) from None
-        return [frame(row["hash"], row["payload"]) for row in rows]
-
     def close(self) -> None:
         """Nothing is held open: the connections are the store's."""
 
@@ -97,19 +84,6 @@ async def rows_of(store: Postgres, chain: str) -> AsyncIterator[list[Row]]:
             return
         yield [tuple(row) for row in rows]
         after = rows[-1]["seq"]
-
-
-def _where(wanted: Wanted) -> tuple[str, list[str | int]]:
-    """The condition, its parameters from $4 on, and their values."""
-    values: list[str | int] = [wanted.since_ns, wanted.until_ns]
-    parts = ["at_ns >= $4", "at_ns < $5"]
-    for column in ("actor", "action", "target", "outcome"):
-        text: str = getattr(wanted, column)
-        if text:
-            likened = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
-            values.append(likened)
-            parts.append(f"{column} LIKE ${len(values) + 3}")
-    return " AND ".join(parts), values
 
 
 def _row(line: bytes) -> Row:

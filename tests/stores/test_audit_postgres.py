@@ -7,9 +7,8 @@ import pytest
 
 from bursar.control.audit import AuditLog
 from bursar.control.audit_notary import Signer
-from bursar.core.audit import GENESIS, AuditFailed, Wanted, decode_record, unframe
+from bursar.core.audit import GENESIS, AuditFailed, decode_record, unframe
 from bursar.core.secret import Secret
-from bursar.stores.audit_db import AuditDb
 from bursar.stores.audit_file import AuditFile
 from bursar.stores.audit_postgres import AuditPostgres, chains, rows_of
 from bursar.stores.postgres import Postgres
@@ -87,30 +86,3 @@ async def test_what_is_written_stays(way: Postgres, tmp_path: Path) -> None:
 
 async def test_an_empty_chain_begins_at_genesis(way: Postgres) -> None:
     assert await AuditPostgres(way, "new").position() == (0, GENESIS)
-
-
-async def test_its_records_are_searched_as_those_of_audit_db_are(way: Postgres, tmp_path: Path) -> None:
-    """The same history in both trails, the same questions: the same answers."""
-    trails = [AuditPostgres(way, "a"), AuditDb(tmp_path / "audit.db")]
-    second = AuditFile(tmp_path / "checkpoints.jsonl")
-    for trail in trails:
-        log = AuditLog(trail, [], second, Signer(Secret("11" * 32)), SetClock())
-        for n in range(6):
-            await log.append("node:a_b", "secret.release", f"secret/{'[%_?' if n % 2 else 'x'}", {"n": n})
-            await log.append("admin", "key.create", f"key/{n}", {"n": n}, "refused" if n == 3 else "allowed")
-        await log.close()
-    asked = [
-        Wanted(),
-        Wanted(action="secret.*"),
-        Wanted(target="secret/[%*"),
-        Wanted(target="secret/_"),
-        Wanted(target="*_?"),
-        Wanted(actor="node:a_b", outcome="allowed"),
-        Wanted(outcome="refused"),
-        Wanted(actor="' OR true --"),
-        Wanted(until_ns=1),
-    ]
-    found = [[await trail.search(wanted, 14, 5) for wanted in asked] for trail in trails]
-    assert found[0] == found[1]
-    assert [len(lines) for lines in found[0]] == [5, 5, 3, 0, 3, 5, 1, 0, 0]
-    trails[1].close()
