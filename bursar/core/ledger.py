@@ -255,10 +255,10 @@ class Ledger:
 
     def apply_hold(self, record: HoldRecord) -> None:
         request = record.request
-        ceiling = request.ceiling_pico
+        ceiling, expected = request.ceiling_pico, request.expected_pico
         legs = self._legs(record)
         for budget, row, hard in legs:
-            amount = ceiling if hard else request.expected_pico
+            amount = ceiling if hard else expected
             row.held += amount
             if row.counted:
                 budget.held += amount
@@ -276,9 +276,10 @@ class Ledger:
 
     def apply_post(self, record: PostRecord) -> None:
         hold = self.open.pop(record.id)
-        cost = record.cost
+        cost, overage = record.cost, record.hard[3]
+        held_hard, held_soft = record.hard[0], record.soft[0]
         for budget, row, hard in hold.legs:
-            held = record.hard[0] if hard else record.soft[0]
+            held = held_hard if hard else held_soft
             row.held -= held
             row.posted += cost
             if row.counted:
@@ -286,7 +287,7 @@ class Ledger:
                 budget.posted += cost
                 if budget.next_mark is not None and budget.posted >= budget.next_mark:
                     self._tell_threshold(budget, record.t)
-            if hard and record.hard[3]:
+            if overage and hard:
                 self._overage(budget, row, hold.record, record)
         if record.outcome == "unreconciled":
             self._tell("unreconciled", record.t, f"hold/{record.id}", None, hold.record, amount_pico=cost)

@@ -48,6 +48,14 @@ class Shown(NamedTuple):
     bounds: tuple[Bound, ...]
 
 
+class CallBounds(NamedTuple):
+    """A `BoundSet` of what is checked once the call is understood, and every enforced rate of the call, by unit."""
+
+    enforced: tuple[Bound, ...]
+    shadowed: tuple[Bound, ...]
+    shown: tuple[Shown, ...]
+
+
 class BudgetSet(NamedTuple):
     """Ids of the budgets that a call counts against, each once; whether one of them is hard and enforced."""
 
@@ -112,8 +120,7 @@ class KeyPlan(msgspec.Struct, kw_only=True):
     parent: "KeyPlan | None" = None
     _models: dict[str, bool] = {}
     _arrivals: dict[str, BoundSet] = {}
-    _calls: dict[tuple[str, str], BoundSet] = {}
-    _shown: dict[tuple[str, str], tuple[Shown, ...]] = {}
+    _calls: dict[tuple[str, str], CallBounds] = {}
     _budget_sets: dict[tuple[str, str, str, str], BudgetSet] = {}
 
     def check_alive(self, now: int) -> None:
@@ -154,29 +161,17 @@ class KeyPlan(msgspec.Struct, kw_only=True):
             _bounded(self._arrivals)
         return found
 
-    def call_bounds(self, model: str, user: str) -> BoundSet:
+    def call_bounds(self, model: str, user: str) -> CallBounds:
         """Limits that are checked once the call is understood: all on tokens, and every one by model.
 
         `model` is the canonical name, so that an alias has no counter of its own.
         """
         found = self._calls.get((model, user))
         if found is None:
-            found = self._bind(lambda limit: limit.scope != "provider_key" and not _at_arrival(limit), model, user)
-            self._calls[(model, user)] = found
+            bounds = self._bind(lambda limit: limit.scope != "provider_key" and not _at_arrival(limit), model, user)
+            shown = _by_unit((*self.arrival_bounds(user).enforced, *bounds.enforced))
+            found = self._calls[(model, user)] = CallBounds(*bounds, shown)
             _bounded(self._calls)
-        return found
-
-    def shown_rates(self, model: str, user: str) -> tuple[Shown, ...]:
-        """Every enforced rate of a call, by unit."""
-        found = self._shown.get((model, user))
-        if found is None:
-            by_unit: dict[str, tuple[Bound, ...]] = {}
-            for bound in (*self.arrival_bounds(user).enforced, *self.call_bounds(model, user).enforced):
-                if bound.unit != "concurrency":
-                    name = bound.unit.replace("_", "-")
-                    by_unit[name] = (*by_unit.get(name, ()), bound)
-            found = self._shown[(model, user)] = tuple(Shown(unit, bounds) for unit, bounds in by_unit.items())
-            _bounded(self._shown)
         return found
 
     def provider_key_limits(self, provider_key: str) -> tuple[Bound, ...]:
@@ -222,6 +217,15 @@ class KeyPlan(msgspec.Struct, kw_only=True):
         if scope in fixed:
             return (fixed[scope],)
         return (f"{limit.level}/{user if scope == 'user' else model}",)
+
+
+def _by_unit(bounds: Iterable[Bound]) -> tuple[Shown, ...]:
+    by_unit: dict[str, tuple[Bound, ...]] = {}
+    for bound in bounds:
+        if bound.unit != "concurrency":
+            name = bound.unit.replace("_", "-")
+            by_unit[name] = (*by_unit.get(name, ()), bound)
+    return tuple(Shown(unit, of_unit) for unit, of_unit in by_unit.items())
 
 
 def _at_arrival(limit: LimitDef) -> bool:

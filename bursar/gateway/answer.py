@@ -7,6 +7,7 @@ there), `Retry-After` in whole seconds (RFC 9110 §10.2.3).
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from math import ceil
 
 import msgspec
@@ -69,23 +70,27 @@ def limit_headers(dialect: DialectName, views: Sequence[LimitView], now_ns: int)
     lines = ""
     for unit, (bound, left, reset) in views:
         remaining = left if left < bound.amount else bound.amount  # what a burst allows beyond the rate is not promised
-        if dialect == "anthropic":
-            lines += (
-                f"anthropic-ratelimit-{unit}-limit: {bound.amount}\r\n"
-                f"anthropic-ratelimit-{unit}-remaining: {remaining}\r\n"
-                f"anthropic-ratelimit-{unit}-reset: {_rfc3339(now_ns, reset)}\r\n"
-            )
-        else:
-            lines += (
-                f"x-ratelimit-limit-{unit}: {bound.amount}\r\nx-ratelimit-remaining-{unit}: {remaining}\r\n"
-                f"x-ratelimit-reset-{unit}: {go_duration(reset)}\r\n"
-            )
+        form = _form(dialect, unit, bound.amount, bound.per_seconds)
+        told = _rfc3339(now_ns, reset) if dialect == "anthropic" else go_duration(reset) if reset else "0ms"
+        lines += f"{form[0]}{remaining}{form[1]}{told}{form[2]}"
         if unit == "requests":
-            lines += (
-                f'ratelimit-policy: "requests";q={bound.amount};w={bound.per_seconds}\r\n'
-                f'ratelimit: "requests";r={remaining};t={ceil(reset)}\r\n'
-            )
+            lines += f"{remaining};t={ceil(reset)}\r\n"
     return lines
+
+
+@lru_cache(maxsize=1024)
+def _form(dialect: DialectName, unit: str, amount: int, per_seconds: int) -> tuple[str, str, str]:
+    """What is the same in every answer: up to what is left, up to the reset, and what follows that."""
+    ietf = f'ratelimit-policy: "requests";q={amount};w={per_seconds}\r\nratelimit: "requests";r='
+    end = f"\r\n{ietf if unit == 'requests' else ''}"
+    if dialect == "anthropic":
+        name = f"anthropic-ratelimit-{unit}"
+        return f"{name}-limit: {amount}\r\n{name}-remaining: ", f"\r\n{name}-reset: ", end
+    return (
+        f"x-ratelimit-limit-{unit}: {amount}\r\nx-ratelimit-remaining-{unit}: ",
+        f"\r\nx-ratelimit-reset-{unit}: ",
+        end,
+    )
 
 
 def go_duration(seconds: float) -> str:

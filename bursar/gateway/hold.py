@@ -5,13 +5,15 @@ between, with nothing awaited before the money: a body or a store may have taken
 not spend.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from bursar.core.calls import Ceiling, Usage
 from bursar.core.ceiling import shrunk_ceiling
 from bursar.core.ledger import HoldRequest
-from bursar.core.limits import Limited, Reservation
-from bursar.core.policy import BoundSet
+from bursar.core.limits import Bound, Limited, Reservation
+from bursar.core.policy import Shown
 from bursar.core.prices import worst_output_rate
 from bursar.gateway.admit import limit_refusal, note_shadow
 from bursar.gateway.answer import limit_headers
@@ -62,34 +64,35 @@ async def _take_tokens(
     plan, allowed = flight.plan, flight.allowed
     assert plan is not None
     assert allowed is not None
-    bounds = plan.call_bounds(allowed.billed_as, flight.user)
+    enforced, shadowed, shown = plan.call_bounds(allowed.billed_as, flight.user)
     if not first:  # another attempt is not another request
-        bounds = BoundSet(*(tuple(b for b in side if b.unit not in ("requests", "concurrency")) for side in bounds))
+        enforced, shadowed = _on_tokens(enforced), _on_tokens(shadowed)
     now = node.clock.monotonic()
-    owner, tokens = plan.owner_id, (top.expected_input, top.expected_output)
-    enforced = bounds.enforced + plan.provider_key_limits(provider_key)
-    held = await node.rates.hold(owner, enforced, *tokens, now, flight.number)
+    owner, inputs, outputs = plan.owner_id, top.expected_input, top.expected_output
+    enforced += plan.provider_key_limits(provider_key)
+    held = await node.rates.hold(owner, enforced, inputs, outputs, now, flight.number)
     if isinstance(held, Reservation):
         taken.append(held)
-    flight.limit_lines = _limit_lines(node, flight, now)
+    flight.limit_lines = _limit_lines(node, flight, shown, now)
     if isinstance(held, Limited):
         raise limit_refusal(held)
-    if not bounds.shadowed:
+    if not shadowed:
         return
-    would = await node.rates.hold(owner, bounds.shadowed, *tokens, now, -flight.number)
+    would = await node.rates.hold(owner, shadowed, inputs, outputs, now, -flight.number)
     if isinstance(would, Limited):
         note_shadow(node, flight, "limits", would.word)
     else:
         taken.append(would)
 
 
-def _limit_lines(node: Node, flight: Flight, now: float) -> str:
+def _on_tokens(bounds: tuple[Bound, ...]) -> tuple[Bound, ...]:
+    return tuple(bound for bound in bounds if bound.unit not in ("requests", "concurrency"))
+
+
+def _limit_lines(node: Node, flight: Flight, shown: Sequence[Shown], now: float) -> str:
     """The tightest limit of each unit, for the answer's headers."""
-    plan, allowed = flight.plan, flight.allowed
-    assert plan is not None
-    assert allowed is not None
-    shown = plan.shown_rates(allowed.billed_as, flight.user)
-    views = [(unit, node.rates.tightest(bounds, now)) for unit, bounds in shown]
+    tightest = node.rates.tightest
+    views = [(unit, tightest(bounds, now)) for unit, bounds in shown]
     return limit_headers(flight.dialect, views, node.clock.now())
 
 

@@ -18,7 +18,6 @@ The task is the connection's own and is not cancelled when the caller leaves: se
 
 import asyncio
 
-from bursar.core.calls import Call
 from bursar.core.errors import ClientGone, Refusal
 from bursar.gateway import answer
 from bursar.gateway.admit import admit, leave
@@ -34,7 +33,7 @@ from bursar.gateway.price import price
 from bursar.gateway.report import report
 from bursar.gateway.routes import dialect_of_path, find_route
 from bursar.gateway.vitals import VITALS, vital_sign
-from bursar.ports import Dialect, Exchange
+from bursar.ports import Exchange
 
 _ON_LOOP_BYTES = 262_144
 
@@ -85,19 +84,16 @@ class Pipeline:
             list_models(node, flight)
             return
         await admit(node, flight)
-        flight.call = await understand(node.dialects[route.dialect], route.name, await exchange.body())
+        body, dialect = await exchange.body(), node.dialects[route.dialect]
+        if len(body) > _ON_LOOP_BYTES:  # whatever they are made of, nobody else's stream waits for one
+            flight.call = await asyncio.to_thread(dialect.understand, route.name, body)
+        else:
+            flight.call = dialect.understand(route.name, body)
         assert flight.plan is not None
         flight.plan = node.tenants.current(flight.plan)  # a body may take its time, and the rules may change meanwhile
         options = apply_policy(node, flight)
         await guard(node, flight)
         await run_attempts(node, flight, price(node, flight, options))
-
-
-async def understand(dialect: Dialect, route: str, body: bytes) -> Call:
-    """Stage 4. Large bodies are read off the loop: whatever they are made of, nobody else's stream waits for one."""
-    if len(body) > _ON_LOOP_BYTES:
-        return await asyncio.to_thread(dialect.understand, route, body)
-    return dialect.understand(route, body)
 
 
 def refuse(flight: Flight, refusal: Refusal) -> None:

@@ -113,8 +113,9 @@ class Line(asyncio.Protocol):
         return True
 
     def _arm(self, seconds: float) -> None:
-        self.deadline = self._door.monotonic() + seconds
-        self._door.wheel.file(self)
+        self.deadline = deadline = self._door.monotonic() + seconds
+        if deadline < self.slot:
+            self._door.wheel.file(self)
 
     def _stop_reading(self) -> None:
         if self._reading:

@@ -102,7 +102,8 @@ class Link(asyncio.Protocol):
 
     def arm(self, deadline: float) -> None:
         self.deadline = deadline
-        self._pool.wheel.file(self)
+        if deadline < self.slot:
+            self._pool.wheel.file(self)
 
     def release(self, *, reusable: bool) -> None:
         """The answer is whole. Back to the pool, if nothing of either side is left over."""

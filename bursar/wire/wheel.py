@@ -1,7 +1,8 @@
 """Deadlines of many connections at the price of one attribute each: no timer is set or cancelled per request.
 
 A connection keeps its deadline in an attribute and is filed under some slot not later than that. Moving a deadline
-back costs nothing: when the slot comes due, the connection is simply filed again.
+back costs nothing: when the slot comes due, the connection is simply filed again. So whoever sets a deadline compares
+it with `slot` and calls `file` only where it has moved nearer; with several deadlines a request, that is a microsecond.
 """
 
 from typing import Protocol
@@ -10,7 +11,7 @@ NEVER = float("inf")
 
 
 class Timed(Protocol):
-    """What a wheel turns: `deadline` in monotonic seconds (NEVER = none), `slot` is the wheel's own mark."""
+    """What a wheel turns. Monotonic seconds, NEVER = none: `deadline`, and `slot`, where the wheel has filed it."""
 
     deadline: float
     slot: float
@@ -28,12 +29,10 @@ class Wheel:
         self._slots: dict[float, set[Timed]] = {}
 
     def file(self, timed: Timed) -> None:
-        """Make sure that `timed` is looked at when its deadline passes. Needed when the deadline moves nearer."""
+        """Make sure that `timed` is looked at when its deadline passes. Needed where `deadline < slot`."""
         deadline = timed.deadline
-        if deadline == NEVER:
-            return
-        slot = deadline // self.tick
-        if slot < timed.slot:
+        if deadline < timed.slot:
+            slot = deadline // self.tick * self.tick
             self.drop(timed)
             timed.slot = slot
             self._slots.setdefault(slot, set()).add(timed)
@@ -47,7 +46,7 @@ class Wheel:
 
     def sweep(self, now: float) -> None:
         """Expire what is due; file anew what has moved on."""
-        for slot in sorted(slot for slot in self._slots if slot < now // self.tick):
+        for slot in sorted(slot for slot in self._slots if slot + self.tick <= now):
             for timed in self._slots.pop(slot):
                 timed.slot = NEVER
                 if timed.deadline <= now:
