@@ -21,7 +21,10 @@ _RESTORABLE: frozenset[Kind] = frozenset({"owner", "team"})  # come back after a
 _WITHOUT_UNDO: dict[Kind, str] = {
     "provider_key": "See `bursar secrets tag`, `enable`, `disable`",
     "price": "A price is never taken back: append another with `bursar prices set`",
+    "token_key": "Rotate again: `bursar tokens rotate-signing-key`",
+    "token_mark": "A token that was revoked or used up stays so: exchange for another",
 }
+_GROUP: dict[Kind, str] = {"trust": "trust"}  # of the command line, where it is not the plural
 _HIDDEN = frozenset({"digest", "secrets"})
 _NEWEST = 2**62
 
@@ -51,7 +54,11 @@ def why_no_undo(edit: Edit) -> Refusal | None:
     if edit.kind in _WITHOUT_UNDO:
         return Refusal("no_undo", f"{edit.action} of {subject} has no undo", _WITHOUT_UNDO[edit.kind])
     if edit.before is None:
-        return Refusal("no_undo", f"{subject} was created by it", f"Remove it: bursar {edit.kind}s remove {edit.id}")
+        return Refusal(
+            "no_undo",
+            f"{subject} was created by it",
+            f"Remove it: bursar {_GROUP.get(edit.kind, edit.kind + 's')} remove {edit.id}",
+        )
     if edit.after is None and edit.kind not in _RESTORABLE:
         return Refusal("no_undo", f"{subject} was removed for ever", "Create another")
     return None

@@ -74,7 +74,7 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
 
 
 def _adding(group: typer.Typer, locate: Locate) -> None:
-    @command(group, "add", locate)
+    @command(group, "add", locate, changes=True)
     def add(  # noqa: PLR0913 - one option a parameter
         terminal: Terminal,
         rule: Annotated[str, typer.Argument(metavar="ID", help="A name for the rule, for example deploy.")],
@@ -126,18 +126,18 @@ def _adding(group: typer.Typer, locate: Locate) -> None:
 
 
 def _switching(group: typer.Typer, locate: Locate) -> None:
-    @command(group, "disable", locate)
+    @command(group, "disable", locate, changes=True)
     def disable(terminal: Terminal, rule: Id) -> None:
         """Switch a rule off; its tokens are refused from their next call on."""
         changed = terminal.api.call("POST", f"/trust/{segment(rule)}/disable")
         terminal.done(f"{rule} is disabled; undo: bursar trust enable {rule}", changed)
 
-    @command(group, "enable", locate)
+    @command(group, "enable", locate, changes=True)
     def enable(terminal: Terminal, rule: Id) -> None:
         """Switch a rule on again."""
         terminal.done(f"{rule} is active", terminal.api.call("POST", f"/trust/{segment(rule)}/enable"))
 
-    @command(group, "remove", locate)
+    @command(group, "remove", locate, changes=True)
     def remove(terminal: Terminal, rule: Id) -> None:
         """Remove a rule; its tokens are refused from their next call on."""
         terminal.api.call("DELETE", f"/trust/{segment(rule)}")

@@ -13,7 +13,9 @@ from bursar.control.history import History, differences
 from bursar.control.keys import KeyInput
 from bursar.control.owners import OwnerInput
 from bursar.control.teams import TeamInput
-from bursar.core.directory import Policy, Team
+from bursar.control.token_marks import TokenMarks
+from bursar.control.trust import TrustRules
+from bursar.core.directory import Policy, Team, TrustRule
 from bursar.core.errors import Refusal
 from tests.control.tenants import ACTOR, Tenants
 
@@ -156,3 +158,16 @@ async def test_any_history_can_be_walked_back(
                 await history.undo(ACTOR, version(tenants))
     finally:
         tenants.store.close()
+
+
+async def test_what_concerns_tokens_says_how_it_goes_back(tenants: Tenants) -> None:
+    history = History(tenants.directory)
+    await tenants.team()
+    rule = TrustRule(id="ci", team_id="search", issuer="https://i", audience="a", match={"sub": ("job:*",)})
+    await TrustRules(tenants.directory).put(ACTOR, rule)
+    assert "bursar trust remove ci" in (await refused(history, version(tenants))).hint
+    await TrustRules(tenants.directory).set_disabled(ACTOR, "ci", True)
+    await history.undo(ACTOR, version(tenants))
+    assert tenants.directory.book.get(TrustRule, "ci") == rule
+    await TokenMarks(tenants.directory).revoke(ACTOR, "jti", tenants.clock.now() + 1, {})
+    assert (await refused(history, version(tenants))).word == "no_undo"

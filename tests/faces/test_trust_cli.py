@@ -45,6 +45,8 @@ def test_a_rule_is_added_seen_switched_and_removed(cli: Cli, keys: Path) -> None
     shown = cli("trust", "list").stdout
     assert "repository=octo/app, ref=main or release-*" in shown
     assert "in the rule" in cli("trust", "show", "ci").stdout
+    assert "disabled" in cli("trust", "disable", "ci", "--preview").stdout
+    assert cli.json("trust", "show", "ci")["state"] == "active"
     assert "bursar trust enable ci" in cli("trust", "disable", "ci").stdout
     assert cli.json("trust", "show", "ci")["state"] == "disabled"
     cli("trust", "enable", "ci")
