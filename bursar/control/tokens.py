@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from msgspec.structs import replace
 
 from bursar.control.directory import Audit, Directory
 from bursar.control.policies import widened_by
@@ -165,7 +166,9 @@ class Tokens:
             return f"{encode_part(header)}.{payload}".encode()
 
         signed, signature = await self.signing.sign(to_sign)
-        facts = {"jti": jti, "team": behind.team.id, "expires": ends, "scope": claims.scope, **behind.facts}
+        facts = {"jti": jti, "team": behind.team.id, "expires": ends, **behind.facts}
+        facts["scope"] = render_scopes(replace(scopes, caller=""))
+        facts["caller"] = scopes.caller  # apart: where it names a person, the audit seals it
         await self._audit.append(behind.sub, "token.issue", behind.sub, facts)
         text = Secret(f"{signed.decode()}.{encode_part(signature)}")
         return Issued(text=text, jti=jti, life_s=ends - begin, scope=claims.scope)
