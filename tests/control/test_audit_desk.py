@@ -1,9 +1,13 @@
 """Reading the audit: what is found, what is taken away, what is proven; each reading a record. On real files."""
 
+import asyncio
 import csv
 import io
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from bursar.control.audit import AuditLog
 from bursar.control.audit_desk import AuditDesk, ExportForm
 from bursar.control.audit_people import People
 from bursar.control.verify_audit import verify_file
-from bursar.core.audit import AuditFailed, Wanted, decode_record, unframe
+from bursar.core.audit import AuditFailed, Event, Wanted, decode_record, unframe
 from bursar.core.secret import Secret
 
 Desk = Any  # tests/control/conftest.py
@@ -141,3 +145,26 @@ async def test_a_file_that_cannot_be_read_is_a_named_refusal(room: Room) -> None
         await room.exported("jsonl")
     with pytest.raises(AuditFailed, match="could not be read"):
         await room.desk.verify("ann", "")
+
+
+def peak_of_export(folder: Path) -> int:
+    """The most memory, in bytes, that an export of everything took in its process."""
+    job = {"kind": "export", "data": str(folder), "checkpoints": "", "node": "n", "form": "ocsf"}
+    command = [sys.executable, "-m", "bursar.app.audit_jobs"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        assert process.stdin
+        process.stdin.write(json.dumps(job).encode())
+        process.stdin.close()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return used.ru_maxrss * 1024
+
+
+async def test_an_export_takes_no_more_memory_for_a_longer_audit(room: Room) -> None:
+    event = Event(actor="node:a", action="secret.use", target="secret/a", facts={"note": "x" * 500})
+    few = await asyncio.to_thread(peak_of_export, room.folder)
+    for _ in range(40):
+        await room.log.append_all([event] * 1000)
+    many = await asyncio.to_thread(peak_of_export, room.folder)
+    assert many - few < 16_000_000  # of 30 MB of records and 70 MB of events
