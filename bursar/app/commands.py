@@ -6,12 +6,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from bursar.app import recovery_desk
+from bursar.app import ledger_desk, recovery_desk
 from bursar.app.clock import SystemClock
 from bursar.app.places import checkpoints_path, key_place
 from bursar.app.settings import read_config
 from bursar.config.checks import check_files
-from bursar.control import verify_audit, verify_ledger
+from bursar.control import verify_audit
 from bursar.core.strict import Faults
 from bursar.core.units import pico_to_usd
 from bursar.faces.cli import Offline, UpOptions, build_cli
@@ -26,7 +26,7 @@ def locate(config: str | None, data: str | None) -> Place:
     admin = settings.listen.admin
     host = "127.0.0.1" if admin.host == "0.0.0.0" else admin.host  # noqa: S104 - called, not bound
     url = f"http://{f'[{host}]' if ':' in host else host}:{admin.port}"
-    return Place(Path(settings.data), url, checkpoints_path(settings, Path(settings.data)))
+    return Place(Path(settings.data), url, checkpoints_path(settings, Path(settings.data)), config)
 
 
 def up(options: UpOptions) -> int:
@@ -56,33 +56,6 @@ def check_config(path: str | None) -> Mapping[str, str]:
         "durability": config.durability,
         "wrapping key": key_place(config.wrapper, Path(config.data)),
     }
-
-
-def prove_ledger(data: Path) -> Verified:
-    """Replay the raw journal (bursar.control.verify_ledger), with progress on a terminal."""
-    try:
-        report = verify_ledger.verify(data / "journal", _progress if sys.stderr.isatty() else None)
-    except (OSError, ValueError) as fault:
-        return Verified({}, f"the journal cannot be read: {fault}", "name the data folder with --data")
-    facts: dict[str, str | int] = {
-        "records": report.records,
-        "segments": f"{report.first_segment} to {report.last_segment}",
-        "holds": report.counts.holds,
-        "posted": report.counts.posted,
-        "voided": report.counts.voided,
-        "unreconciled": report.counts.unreconciled,
-        "open": report.open_holds,
-        "spent_usd": pico_to_usd(sum(spend.cost for spend in report.spend)),
-    }
-    for budget in report.budgets:
-        facts[f"budget {budget.id}"] = (
-            f"{pico_to_usd(budget.posted)} posted + {pico_to_usd(budget.held)} held of {pico_to_usd(budget.limit)}"
-        )
-    problem = report.problem
-    if problem is None:
-        return Verified(facts)
-    where = f"segment {problem.segment}, offset {problem.offset}, record {problem.record}"
-    return Verified(facts, f"{where}: {problem.why}", "keep the folder as it is; the rest of the journal is not proven")
 
 
 def prove_audit(place: Place, public_key: str | None) -> Verified:
@@ -127,16 +100,18 @@ def compare_prices(other: Path, tolerance: int) -> list[dict[str, str | int]]:
     ]
 
 
-def _progress(done: int, total: int, records: int) -> None:
-    end = "\n" if done == total else ""
-    sys.stderr.write(f"\r{done} of {total} segments, {records:,} records{end}")
-    sys.stderr.flush()
-
-
 def main() -> None:
-    build_cli(Offline(locate, up, check_config, prove_ledger, prove_audit, compare_prices, recovery_desk.DESK))(
-        prog_name="bursar"
+    offline = Offline(
+        locate=locate,
+        up=up,
+        check_config=check_config,
+        verify_ledger=ledger_desk.prove_ledger,
+        move_ledger=ledger_desk.move_ledger,
+        verify_audit=prove_audit,
+        compare_prices=compare_prices,
+        recovery=recovery_desk.DESK,
     )
+    build_cli(offline)(prog_name="bursar")
 
 
 if __name__ == "__main__":

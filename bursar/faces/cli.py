@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from bursar.faces.cli_money import add_usage, budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
 from bursar.faces.cli_scan import add_scan
 from bursar.faces.cli_secrets import secrets_group
+from bursar.faces.cli_store import Move, store_group
 from bursar.faces.cli_tenants import owners_group, teams_group
 from bursar.faces.cli_terminal import Locate, Place, Terminal, Verified, command, tell
 from bursar.faces.cli_token import add_token
@@ -45,7 +45,8 @@ class Offline:
     locate: Locate
     up: Callable[[UpOptions], int]
     check_config: Callable[[str | None], Mapping[str, str]]  # what was read; raises Faults
-    verify_ledger: Callable[[Path], Verified]
+    verify_ledger: Callable[[Place], Verified]
+    move_ledger: Move
     verify_audit: Callable[[Place, str | None], Verified]  # (where the node lies, known public key)
     compare_prices: Compare
     recovery: RecoveryDesk
@@ -72,6 +73,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     add_usage(app, locate)
     app.add_typer(prices_group(locate, offline.compare_prices), name="prices")
     app.add_typer(_ledger_group(offline), name="ledger")
+    app.add_typer(store_group(locate, offline.move_ledger), name="store")
     app.add_typer(audit_group(locate, offline.verify_audit), name="audit")
     app.add_typer(admins_group(locate), name="admins")
     add_whoami(app, locate)
@@ -134,11 +136,11 @@ def _status_facts(status: dict[str, Any]) -> dict[str, str]:
 
 
 def _ledger_group(offline: Offline) -> typer.Typer:
-    group = typer.Typer(help="The ledger, proven from the raw journal.", no_args_is_help=True)
+    group = typer.Typer(help="The ledger, proven from its raw records.", no_args_is_help=True)
 
     @command(group, "verify", offline.locate)
     def verify(terminal: Terminal) -> None:
-        """Prove the journal, offline: every hold ended once, every entry sums to zero, no hard budget was passed."""
-        tell(terminal, offline.verify_ledger(terminal.place.data), "the ledger is proven")
+        """Prove the raw ledger: every hold ended once, every entry sums to zero, no hard budget was passed."""
+        tell(terminal, offline.verify_ledger(terminal.place), "the ledger is proven")
 
     return group

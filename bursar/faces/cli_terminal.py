@@ -35,6 +35,7 @@ class Place(NamedTuple):
     data: Path
     admin_url: str
     checkpoints: Path  # the audit's second place
+    config: str | None = None  # the file that was named
 
 
 Locate = Callable[[str | None, str | None], Place]

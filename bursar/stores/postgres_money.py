@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bursar.core.directory import BudgetDef
-from bursar.core.ledger import Balance, Held, HoldRequest, LedgerEvent, Settlement, nonsense
+from bursar.core.ledger import Balance, Held, HoldRequest, Ledger, LedgerEvent, Settlement, nonsense
 from bursar.core.ledger_records import MAX_AMOUNT
 from bursar.stores.postgres import AWAY, Postgres, named_faults, said
 from bursar.stores.postgres_money_act import Answer, post, unreconciled, void
@@ -159,7 +159,9 @@ class PostgresMoney:
             async with self._store.connection() as db:
                 now = await db.fetchval(self._store.sql("SELECT bursar.ledger_now()"))
                 loaded = await load_all(self._store, db)
-        return [budget.balance(now) for _, budget in loaded if budget.tracked]
+        ledger = Ledger()
+        ledger.budgets = {budget.definition.id: budget for _, budget in loaded}
+        return ledger.balances(now)
 
     @property
     def open_holds(self) -> int:
@@ -197,13 +199,14 @@ class PostgresMoney:
             except AWAY as fault:
                 _log.warning("could not look after other nodes: %s", said(fault))
 
-    async def recover(self) -> int:
+    async def recover(self, *, at_once: bool = False) -> int:
         """Book what sessions whose lease has run out left open, as `unreconciled`; how many holds. Raises AWAY.
 
-        Not before this node has been in touch for a whole lease itself: when the store was away, all leases look old.
+        Unless `at_once`, not before this node has been in touch for a whole lease itself: when the store was away, all
+        leases look old.
         """
         runner, booked = self._runner, 0
-        if asyncio.get_running_loop().time() - runner.up_since < self._lease_s:
+        if not at_once and asyncio.get_running_loop().time() - runner.up_since < self._lease_s:
             return 0
         for dead in await self._nodes.claim(runner.session):
             while left := await self._nodes.left_open(dead, _CLAIMED_AT_ONCE):

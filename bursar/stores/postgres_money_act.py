@@ -18,7 +18,6 @@ COUNT_BITS = 39  # of a hold's id; what is above them is the session
 
 ACT = """SELECT * FROM bursar.ledger_act_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
     $18, $19, $20, $21, $22, $23, $24, $25)"""
-_BEGIN = "BEGIN; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}"
 
 # The rarer counts, as `usage_more` keeps them.
 MORE = ("cache_write_5m", "cache_write_1h", "audio_input", "audio_output", "image_input", "tool_uses", "service_tier")
@@ -136,13 +135,6 @@ class Batch:
 async def act(store: Postgres, db: Connection, batch: Batch, seconds: float) -> Answer:
     """Do it. Raises what is in postgres.AWAY, and then it may have been done or not.
 
-    Behind a pooler the act has a transaction around it: asyncpg prepares and executes in two steps, which must meet
-    the same server.
+    Behind a pooler nothing is prepared by name, and both steps of asyncpg are one transaction to it: no Sync between.
     """
-    sql = store.sql(ACT)
-    if not store.address.pooler:
-        return Answer(*await db.fetchrow(sql, *batch.arguments(), timeout=seconds))
-    await db.execute(_BEGIN.format(int(seconds * 1000), int(seconds * 1000)))
-    row = await db.fetchrow(sql, *batch.arguments(), timeout=seconds)
-    await db.execute("COMMIT")
-    return Answer(*row)
+    return Answer(*await db.fetchrow(store.sql(ACT), *batch.arguments(), timeout=seconds))

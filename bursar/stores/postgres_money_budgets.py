@@ -6,6 +6,7 @@ over: another node has heard of a newer directory.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -79,10 +80,16 @@ class Budgets:
     def asked(self) -> bool:
         return bool(self._asked)
 
-    async def take(self) -> None:
-        """Bring what was asked into the database, or learn that it is there."""
-        while self._asked:
-            chunk = [definition for _, definition in zip(range(_CHUNK), self._asked.values(), strict=False)]
+    def is_asked(self, names: Iterable[str]) -> bool:
+        """Is a definition of any of these still to be taken?"""
+        return any(name in self._asked for name in names)
+
+    async def take(self, first: Iterable[str]) -> None:
+        """Bring a piece of what was asked into the database, or learn that it is there; `first` what is waited for."""
+        asked = self._asked
+        if asked:
+            wanted = {name: asked[name] for name in first if name in asked}
+            chunk = list(islice((wanted | asked).values(), _CHUNK))
             async with self._store.connection() as db:
                 self._learn(await _load(self._store, db, _BY_ID, [it.id for it in chunk]))
             missing = [it for it in chunk if not self._has(it)]

@@ -43,6 +43,7 @@ class Labels:
     def __init__(self, store: Postgres) -> None:
         self._store = store
         self._known: dict[LabelKey, int] = {}
+        self._names: dict[int, dict[str, str]] = {}
 
     def find(self, request: HoldRequest) -> int | None:
         return self._known.get(_key(request))
@@ -66,6 +67,15 @@ class Labels:
         self._known.update((key, ids[digest]) for key, digest in digests.items())
 
     async def names(self, label: int) -> dict[str, str]:
+        """Remembered: a dead node's holds are many, and their labels few."""
+        known = self._names.get(label)
+        if known is None:
+            if len(self._names) >= _MOST:
+                self._names.clear()
+            known = self._names[label] = await self._read(label)
+        return known
+
+    async def _read(self, label: int) -> dict[str, str]:
         async with self._store.connection() as db:
             found = await db.fetchval(self._store.sql(_NAMES_OF), label)
         return {} if found is None else msgspec.json.decode(found, type=dict[str, str])

@@ -10,7 +10,8 @@ from bursar.stores.postgres import Postgres
 from bursar.stores.postgres_money_act import COUNT_BITS
 
 _BEGIN = """INSERT INTO bursar.ledger_session (node, began_ns, seen_ns, lease_ns, last_hold)
-    VALUES ($1, bursar.ledger_now(), bursar.ledger_now(), $2, 0) RETURNING id"""
+    SELECT $1, bursar.ledger_now(), bursar.ledger_now(), $2, 0
+    WHERE NOT EXISTS (SELECT FROM bursar.ledger_moving WHERE done_ns IS NULL) RETURNING id"""
 _END = """UPDATE bursar.ledger_session SET ended_ns = bursar.ledger_now(), ended_by = id
     WHERE id = $1 AND ended_ns IS NULL"""
 _CLAIM = """UPDATE bursar.ledger_session SET ended_ns = coalesce(ended_ns, bursar.ledger_now()), ended_by = $1
@@ -41,9 +42,12 @@ class Nodes:
         self._lease_ns = int(lease_s * 1e9)
 
     async def begin(self) -> int:
-        """A new session for this node."""
+        """A new session for this node. Raises ConnectionError while a ledger is being brought here."""
         async with self._store.connection() as db:
-            return int(await db.fetchval(self._store.sql(_BEGIN), self._node, self._lease_ns))
+            session = await db.fetchval(self._store.sql(_BEGIN), self._node, self._lease_ns)
+        if session is None:
+            raise ConnectionError(0, "a ledger is half way into this database: finish `bursar store migrate`")
+        return int(session)
 
     async def end(self, session: int) -> None:
         """This node is done with it; what may still be open of it is for others to book."""

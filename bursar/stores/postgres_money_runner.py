@@ -64,6 +64,7 @@ class Runner:
         self._db: Connection | None = None
         self._count = 0  # of this session's holds
         self._any_window = False
+        self._taking: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[Waiting] = deque()
@@ -152,6 +153,8 @@ class Runner:
 
     def stop(self) -> None:
         """The task has ended: nothing is sent any more."""
+        if self._taking is not None:
+            self._taking.cancel()
         self._close_money("stopped")
         if self._timer is not None:
             self._timer.cancel()
@@ -166,9 +169,10 @@ class Runner:
                 await self._be_ready()
                 if self.down:
                     await self._probe()
-                else:
-                    await self._wake.wait()
-                    self._wake.clear()
+                    continue
+                await self._wake.wait()
+                self._wake.clear()
+                if not self.down:
                     await self._turn()
             except AWAY as fault:
                 self._close_money(said(fault))
@@ -197,15 +201,31 @@ class Runner:
             self._wake.set()
 
     async def _turn(self) -> None:
-        if self._budgets.asked:
-            await self._budgets.take()
         wanted = list(islice(self._waiting, MOST_HOLDS))  # they stay where their time is looked after
+        if self._budgets.asked:
+            if self._taking is None or self._taking.done():
+                self._taking = asyncio.create_task(self._take_budgets())
+            wanted = [waiting for waiting in wanted if not self._budgets.is_asked(waiting.request.budgets)]
+            if not wanted and not self._settles:
+                return
         missing = [waiting.request for waiting in wanted if self._labels.find(waiting.request) is None]
         if missing:
             await self._labels.make(missing)
         if self.down:
             raise TimeoutError  # while the labels were made
-        await self._send(self._batch([self._waiting.popleft() for _ in wanted]))
+        for waiting in wanted:
+            self._waiting.remove(waiting)  # mostly the first
+        await self._send(self._batch(wanted))
+
+    async def _take_budgets(self) -> None:
+        """Beside the acts: only holds that stand on what is still to be taken wait for it."""
+        try:
+            while self._budgets.asked:
+                await self._budgets.take([name for waiting in self._waiting for name in waiting.request.budgets])
+                self._wake.set()
+        except AWAY as fault:
+            self._close_money(said(fault))
+            self._wake.set()
 
     def _batch(self, holds: Sequence[Waiting]) -> Batch:
         """What goes out now. Ids rise in the order in which they are sent, whatever becomes of them."""
@@ -253,10 +273,10 @@ class Runner:
             if answer.state == OVER:
                 self._lost_session()
         self._sending = []
-        if self._settles:
-            self._wake.set()
-        else:
+        if not self._settles:
             self.idle.set()
+        if self._settles or self._waiting:
+            self._wake.set()
         flying, self._flying = self._flying, []
         if not flying and batch.holds:
             return  # they were given up while the answer came
@@ -276,8 +296,9 @@ class Runner:
 
     def _again(self, holds: Sequence[Waiting]) -> None:
         """Ask once more, before all others."""
-        self._waiting.extendleft(reversed(holds))
-        self._wake.set()
+        if holds:
+            self._waiting.extendleft(reversed(holds))
+            self._wake.set()
 
     async def _answer(self, batch: Batch, answer: Answer) -> None:
         known = self._budgets.known

@@ -12,14 +12,15 @@ from bursar.stores.postgres import Connection, Postgres
 _encode = msgspec.json.Encoder().encode
 
 _NEW = """INSERT INTO bursar.ledger_budget (version, "limit", hard, enforced, tracked, marks, next_mark)
-    SELECT u.version, u.most::numeric, u.hard, u.enforced, u.tracked, '{}', NULL
-    FROM unnest($1::bigint[], $2::text[], $3::boolean[], $4::boolean[], $5::boolean[]) WITH ORDINALITY
-        AS u(version, most, hard, enforced, tracked, place) ORDER BY u.place RETURNING no"""
+    SELECT u.version, u.most::numeric, u.hard, u.enforced, u.tracked, u.marks::numeric[], u.mark::numeric
+    FROM unnest($1::bigint[], $2::text[], $3::boolean[], $4::boolean[], $5::boolean[], $6::text[], $7::text[])
+        WITH ORDINALITY AS u(version, most, hard, enforced, tracked, marks, mark, place)
+    ORDER BY u.place RETURNING no"""
 _DEFINE = """INSERT INTO bursar.ledger_definition (budget, id, body)
     SELECT * FROM unnest($1::integer[], $2::text[], $3::jsonb[])
     ON CONFLICT (budget) DO UPDATE SET body = excluded.body"""
 _STATE = """UPDATE bursar.ledger_budget SET version = $2, "limit" = $3::text::numeric, hard = $4, enforced = $5,
-    tracked = $6, marks = $7::text[]::numeric[], next_mark = $8::text::numeric, floor = $9, last_number = $10,
+    tracked = $6, marks = $7::text::numeric[], next_mark = $8::text::numeric, floor = $9, last_number = $10,
     number = $11, start_ns = $12, end_ns = $13, posted = $14::text::numeric, held = $15::text::numeric,
     overage = $16::text::numeric,
     closed = $17, other_posted = $18::text::numeric, other_held = $19::text::numeric, other_closed = $20
@@ -48,36 +49,42 @@ async def write_back(
     if fresh:
         made = await db.fetch(store.sql(_NEW), *zip(*(_flags(budget) for budget in fresh), strict=True))
         numbers = numbers | {b.definition.id: row["no"] for b, row in zip(fresh, made, strict=True)}
-    defined = [record for record in records if isinstance(record, DefineRecord)]
-    if defined:
-        newest = {record.id: record for record in defined}
-        bodies = [_encode(record).decode() for record in newest.values()]
-        await db.execute(store.sql(_DEFINE), [numbers[name] for name in newest], list(newest), bodies)
+    await write_definitions(store, db, [record for record in records if isinstance(record, DefineRecord)], numbers)
     for name, budget in ledger.budgets.items():
         old, new = before.get(name), budget.image()
-        if old != new:
+        if old != new and (old is not None or new.rows):
             await db.execute(store.sql(_STATE), numbers[name], *_state(budget))
             await _write_windows(store, db, numbers[name], old, new)
     await _write_records(store, db, records, numbers)
     return numbers
 
 
+async def write_definitions(
+    store: Postgres, db: Connection, records: Sequence[DefineRecord], numbers: dict[str, int]
+) -> None:
+    """The newest of each budget."""
+    newest = {record.id: record for record in records}
+    if newest:
+        bodies = [_encode(record).decode() for record in newest.values()]
+        await db.execute(store.sql(_DEFINE), [numbers[name] for name in newest], list(newest), bodies)
+
+
 def _flags(budget: Budget) -> tuple[object, ...]:
-    return budget.definition.version, str(budget.limit), budget.hard, budget.enforced, budget.tracked
+    """Version to next mark: what a definition alone says, and where the next mark is."""
+    marks = sorted({mark for mark, _ in budget.marks})
+    flags = str(budget.limit), budget.hard, budget.enforced, budget.tracked, f"{{{','.join(map(str, marks))}}}"
+    return (budget.definition.version, *flags, None if budget.next_mark is None else str(budget.next_mark))
 
 
 def _state(budget: Budget) -> tuple[object, ...]:
     current = budget.row if budget.end else None
     others = [row for row in budget.rows.values() if row.counted and row is not current]
-    marks = sorted({str(mark) for mark, _ in budget.marks}, key=int)
     window: tuple[object, ...] = (0, 0, 0, "0", "0", "0", False)
     if current is not None:
         sums = str(current.posted), str(current.held), str(current.overage)
         window = (current.number, current.start, current.end, *sums, current.closed)
     return (
         *_flags(budget),
-        marks,
-        None if budget.next_mark is None else str(budget.next_mark),
         budget.floor,
         budget.last_number,
         *window,
