@@ -14,7 +14,8 @@ from pathlib import Path
 import uvloop
 
 from bench.broker import ShippedBroker
-from bench.rows import SMALL, Case, Figures, f1_cpu
+from bench.load import Load, chat_body, wrk
+from bench.rows import SMALL
 from bench.targets import OUT
 from bursar.control.audit import AuditLog
 from bursar.control.audit_notary import Signer
@@ -95,16 +96,16 @@ def f_export(upstream: str, folder: Path, rounds: int, seconds: float) -> dict[s
     """
     _filled(folder / "data")
     broker = ShippedBroker(folder, upstream, {}).start()
-    alone: list[Figures] = []
-    beside: list[Figures] = []
+    alone: list[Load] = []
+    beside: list[Load] = []
     rates: list[float] = []
     try:
         target = broker.target()
         for _ in range(2 * rounds + 1):
-            alone.append(f1_cpu(Case(1, SMALL), [target], 1, seconds)[target.name])
+            alone.append(wrk(target, body=chat_body(SMALL), concurrency=1, seconds=seconds))
             with _exporting(broker) as taken:
                 began = time.perf_counter()
-                beside.append(f1_cpu(Case(1, SMALL), [target], 1, seconds)[target.name])
+                beside.append(wrk(target, body=chat_body(SMALL), concurrency=1, seconds=seconds))
                 rates.append(taken() / (time.perf_counter() - began))
     finally:
         broker.stop()

@@ -102,7 +102,7 @@ class AdminClient:
                 raise ApiRefusal(dict(json.loads(answer.read())))
             while piece := answer.read1(_PIECE):
                 yield piece
-            if not answer.isclosed():
+            if answer.length:  # so much was still to come; an answer in chunks raises by itself
                 raise NotReachable(f"{self.url}: the answer broke off")
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise NotReachable(f"{self.url}: {_why(error)}") from None
