@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
@@ -101,12 +102,14 @@ def f_export(upstream: str, folder: Path, rounds: int, seconds: float) -> dict[s
     rates: list[float] = []
     try:
         target = broker.target()
-        for _ in range(2 * rounds + 1):
-            alone.append(wrk(target, body=chat_body(SMALL), concurrency=1, seconds=seconds))
-            with _exporting(broker) as taken:
-                began = time.perf_counter()
+        with _exporting(broker) as export:
+            for _ in range(2 * rounds + 1):
+                export.pause()
+                alone.append(wrk(target, body=chat_body(SMALL), concurrency=1, seconds=seconds))
+                before, began = export.taken(), time.perf_counter()
+                export.go_on()
                 beside.append(wrk(target, body=chat_body(SMALL), concurrency=1, seconds=seconds))
-                rates.append(taken() / (time.perf_counter() - began))
+                rates.append((export.taken() - before) / (time.perf_counter() - began))
     finally:
         broker.stop()
     return {
@@ -118,20 +121,39 @@ def f_export(upstream: str, folder: Path, rounds: int, seconds: float) -> dict[s
     }
 
 
-@contextlib.contextmanager
-def _exporting(broker: ShippedBroker) -> Iterator[Callable[[], int]]:
-    """-> the bytes that came so far. The reader is a process of its own and stands back as well: in life it is on
-    another machine.
+class _Export:
+    """A reader in a process of its own, which stands back as well: in life it is on another machine. The export waits
+    while it is stopped.
     """
-    count = OUT / "exported.txt"
-    count.write_text("0")
-    url = f"{broker.admin_url}/v1/admin/audit/export"
-    reader = subprocess.Popen([sys.executable, "-c", _EXPORT, url, broker.admin["authorization"], str(count)])
+
+    def __init__(self, broker: ShippedBroker) -> None:
+        self._count = OUT / "exported.txt"
+        self._count.write_text("0")
+        url = f"{broker.admin_url}/v1/admin/audit/export"
+        command = [sys.executable, "-c", _EXPORT, url, broker.admin["authorization"], str(self._count)]
+        self.reader = subprocess.Popen(command)
+        while not self.taken():
+            time.sleep(0.05)
+
+    def taken(self) -> int:
+        return int(self._count.read_text() or 0)
+
+    def pause(self) -> None:
+        self.reader.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)  # the pipes between fill up
+
+    def go_on(self) -> None:
+        self.reader.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def _exporting(broker: ShippedBroker) -> Iterator[_Export]:
+    export = _Export(broker)
     try:
-        yield lambda: int(count.read_text() or 0)
+        yield export
     finally:
-        reader.terminate()
-        reader.wait()
+        export.reader.kill()
+        export.reader.wait()
 
 
 _EXPORT = """

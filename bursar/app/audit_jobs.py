@@ -1,6 +1,6 @@
 """Export and proof of the audit in a process of their own: control's loop only passes the pieces on.
 
-Run as a module it is that process: one JSON document on standard input, the result on standard output. It reads the
+`main` is that process: one JSON document on standard input, the result on standard output. It reads the
 files read-only and stands back for everybody else (nice(2)).
 """
 
@@ -25,7 +25,8 @@ from bursar.core.audit_formats import cef, instant, ocsf
 from bursar.stores.audit_query import every, every_line
 
 _PIECE = 64 * 1024
-_NICENESS = 19
+_START = "import os; os.nice(19); from bursar.app.audit_jobs import main; raise SystemExit(main())"
+"""Stands back before it loads anything: a call that comes in meanwhile must not wait for a report."""
 
 
 class AuditJobs:
@@ -58,8 +59,9 @@ class AuditJobs:
         """The process, told what to do; gone when the reader is, whatever ended the reading."""
         async with self._room:
             pipe = asyncio.subprocess.PIPE
-            command = [sys.executable, "-m", "bursar.app.audit_jobs"]
-            process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=_PIECE)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", _START, stdin=pipe, stdout=pipe, limit=_PIECE
+            )
             try:
                 assert process.stdin is not None
                 process.stdin.write(job)
@@ -80,7 +82,6 @@ async def _ended_well(process: asyncio.subprocess.Process) -> None:
 
 
 def main() -> int:
-    os.nice(_NICENESS)  # a call that comes in meanwhile must not wait for a report
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=JobWanted)
     try:
         if job.kind == "export":
