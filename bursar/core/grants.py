@@ -118,13 +118,13 @@ def narrow(plan: "KeyPlan", grant: Grant) -> "KeyPlan":
         caller=scopes.caller,
         grant=grant,
         parent=plan,
-        # what the parent remembers was decided by its own rules
-        _models={},
-        _arrivals={},
-        _calls={},
-        _shown={},
-        _budget_sets={},
+        **{name: {} for name in _memos(plan)},  # what the parent remembers was decided by its own rules
     )
+
+
+def _memos(plan: "KeyPlan") -> Iterable[str]:
+    """The fields in which a plan remembers what it has worked out."""
+    return (name for name in plan.__struct_fields__ if name.startswith("_"))
 
 
 def budget_of(plan: "KeyPlan", grant: Grant) -> BudgetDef | None:
