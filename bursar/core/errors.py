@@ -125,6 +125,7 @@ RULES: dict[str, Rule] = {
     "secret_malformed": Rule(503, "server_error", "api_error", False, "What lies in the store is no provider key"),
     "store_unknown": Rule(404, _INVALID, "not_found_error", False, "No secret store has this name"),
     "store_read_only": Rule(409, _INVALID, _INVALID, False, "The secret store can only be read"),
+    "store_unsupported": Rule(409, _INVALID, _INVALID, False, "The secret store cannot do that"),
     "store_sealed": Rule(503, "server_error", "api_error", True, "The secret store is sealed"),
     "store_denied": Rule(503, "server_error", "api_error", False, "The secret store does not let this node do that"),
     "store_login_failed": Rule(503, "server_error", "api_error", False, "The secret store does not let this node in"),
