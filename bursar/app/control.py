@@ -21,6 +21,7 @@ from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.fetching import Fetcher
 from bursar.app.logs import set_up_logs
 from bursar.app.places import checkpoints_path
+from bursar.app.secret_stores import open_stores
 from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
 from bursar.app.vault import Vault, open_vault
 from bursar.app.vigil import Vigil
@@ -49,6 +50,7 @@ from bursar.control.metrics import MetricsBoard
 from bursar.control.owners import Owners
 from bursar.control.prices import Prices
 from bursar.control.provider_keys import ProviderKeys
+from bursar.control.refresh import follow_stores, tend_stores
 from bursar.control.release import Releases
 from bursar.control.signing_keys import SigningKeys
 from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
@@ -98,7 +100,8 @@ class Control:
         self._clock, self._entropy = SystemClock(), SystemEntropy()
         self._started_ns = self._clock.now()
         self._emulated = False
-        self._store, self._pepper, self._admin_token, self._audit_seed, people_secret = vault
+        self._store, self._pepper, self._admin_token, self._audit_seed, people_secret, fingerprint = vault
+        self._secrets = open_stores(spec.config, self._store, env, self._clock, fingerprint)
         self._build_audit(people_secret)
         self._build_directory()
         self._board = MetricsBoard()
@@ -134,10 +137,14 @@ class Control:
         self.owners, self.teams = Owners(self._directory), Teams(self._directory)
         self.keys = Keys(self._directory, self._entropy, self._pepper)
         self.budgets = Budgets(self._directory)
-        self.provider_keys = ProviderKeys(self._directory, self._store, self._audit, providers)
+        self._secrets.stores.lies_in = self._lies_in
+        may_reveal = self._spec.config.secrets.reveal
+        self.provider_keys = ProviderKeys(
+            self._directory, self._secrets.stores, self._audit, providers, may_reveal=may_reveal
+        )
         self.wrapping_keys = WrappingKeys(self._store, self._audit, RecoveryWrapper)
         self.prices = Prices(self._directory, load_catalogue(), providers)
-        self._releases = Releases(self._store, self._audit, self._clock)
+        self._releases = Releases(self._secrets.stores, self._audit, self._clock, look_at=self.provider_keys.look_at)
         self._build_tokens()
 
     def _build_tokens(self) -> None:
@@ -202,8 +209,13 @@ class Control:
         ready = await self._first_acts()
         await self._link.start(self._folder / "run" / "link.sock")
         follow = asyncio.create_task(self._ledger.follow(_log_projection_fault))
-        daily = asyncio.gather(every_day(self.provider_keys, self._audit), self._retention.every_day())
-        rotating = asyncio.create_task(self.signing.keep_rotating(self._spec.config.tokens.rotate_every))
+        tasks = [
+            asyncio.create_task(every_day(self.provider_keys, self._audit)),
+            asyncio.create_task(self._retention.every_day()),
+            asyncio.create_task(follow_stores(self.provider_keys, self._spec.config.secrets.refresh)),
+            asyncio.create_task(self.signing.keep_rotating(self._spec.config.tokens.rotate_every)),
+            asyncio.create_task(tend_stores(self._secrets.stores.tend)),
+        ]
         servers = [self._admin_server(), self._metrics_server()]
         fds = [self._spec.admin_fds[0], self._spec.metrics_fds[0]]
         serving = [
@@ -216,8 +228,8 @@ class Control:
             server.should_exit = True
         await asyncio.gather(*serving, return_exceptions=True)
         follow.cancel()
-        daily.cancel()
-        rotating.cancel()
+        for task in tasks:
+            task.cancel()
         await self._link.close()
         await self._client.close()
         await self._close()
@@ -232,7 +244,8 @@ class Control:
         sealed = await seal_environment(self.provider_keys, found) if self._spec.seal_env else []
         demo = await make_demo(self.owners, self.teams, self.keys, self.budgets)
         stored = self._directory.book.all(ProviderKey)
-        self._emulated = config.emulator == "auto" and emulator_answers(stored)
+        away = any(state.fault for state in self.provider_keys.stores())  # what lies there is not known to be nothing
+        self._emulated = config.emulator == "auto" and not away and emulator_answers(stored)
         if self._emulated:
             await make_emulator_keys(self.provider_keys, config.providers)
         return Ready(
@@ -244,7 +257,13 @@ class Control:
             flagged=len(await self.provider_keys.unowned()),
         )
 
+    def _lies_in(self, secret_id: str) -> str | None:
+        """The store in which the directory says that an entry lies."""
+        key = self._directory.book.find(ProviderKey, secret_id)
+        return None if key is None else key.store
+
     async def _close(self) -> None:
+        await self._secrets.close()
         try:
             await self._audit.close()
         except AuditFailed as fault:
@@ -301,7 +320,10 @@ class Control:
                 for s in self._link.sessions
             ],
             emulator=self._emulated and emulator_answers(self._directory.book.all(ProviderKey)),
-            warnings=[f"audit sink {name}: {why}" for name, why in self._audit.faults().items()],
+            warnings=[
+                *(f"audit sink {name}: {why}" for name, why in self._audit.faults().items()),
+                *(f"secret store {s.name}: {s.message}" for s in self.provider_keys.stores() if s.fault),
+            ],
         )
 
     def _before_scrape(self) -> None:

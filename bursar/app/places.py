@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bursar.config import Config, Wrapper
+from bursar.config import Config, Secrets, Wrapper
 
 
 def keyfile_path(wrapper: Wrapper, folder: Path) -> Path:
@@ -23,3 +23,9 @@ def checkpoints_path(config: Config, folder: Path) -> Path:
     """The signed checkpoints of the audit: as configured (a second place), else in the data folder."""
     named = config.audit.checkpoints
     return Path(named).expanduser() if named else folder / "audit-checkpoints.jsonl"
+
+
+def secret_variables(secrets: Secrets) -> list[str]:
+    """Variables that hold what only control may see: how it is let in to a store, and provider keys."""
+    logins = [vault.login.env for vault in secrets.vault.values() if not vault.login.file]
+    return logins + [name for store in secrets.environment.values() for name in store.variables]

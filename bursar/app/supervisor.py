@@ -17,6 +17,7 @@ from bursar.app.banner import render_banner
 from bursar.app.child import Child
 from bursar.app.folder import FolderFault, FolderLock, prepare
 from bursar.app.listeners import PortFault, bind
+from bursar.app.places import secret_variables
 from bursar.app.spec import NodeSpec, Ready
 from bursar.config import Config
 
@@ -108,6 +109,7 @@ class Supervisor:
     def _start_main(self, spec: NodeSpec) -> tuple[Ready, Ready]:
         wrappers = (self._config.wrapper, *self._config.former_wrappers)
         ours = {wrapper.passphrase_env.upper() for wrapper in wrappers}
+        ours |= {name.upper() for name in secret_variables(self._config.secrets)}
         ours |= {sink.secret_env.upper() for sink in self._config.audit.sinks}
         clean = {
             name: value

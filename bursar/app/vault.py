@@ -12,6 +12,7 @@ from bursar.core.secret import Secret
 from bursar.core.tokens import PEPPER_BYTES, mint
 from bursar.ports import Clock, Entropy, KeyWrapper
 from bursar.secrets.embedded import EmbeddedStore
+from bursar.secrets.values import Fingerprint
 from bursar.secrets.wrap.recovery import RecoveryWrapper
 
 
@@ -23,6 +24,7 @@ class Vault(NamedTuple):
     admin_token: Secret
     audit_seed: Secret
     people_secret: Secret  # what the audit's keys of people are sealed under
+    fingerprint: Fingerprint
 
     def __repr__(self) -> str:
         return "Vault(***)"
@@ -48,6 +50,7 @@ async def open_vault(
         await store.internal("admin-token", lambda: mint(entropy, "admin")[1]),
         await store.internal("audit-signing-key", lambda: Secret(random(32).hex())),
         await store.internal("audit-people-key", lambda: Secret(random(32).hex())),
+        Fingerprint(await store.internal("store-fingerprint-key", lambda: Secret(random(32).hex()))),
     )
 
 

@@ -215,6 +215,100 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
     http_loopback: bool = False  # issuers on this machine may be asked without TLS
 
 
+class Cache(msgspec.Struct, frozen=True, kw_only=True):
+    """In front of a store that lies elsewhere."""
+
+    ttl: Seconds = 60  # how long an answer is believed
+    negative_ttl: Seconds = 5  # how long "there is none" and "not permitted" are
+    stale: Seconds = 3600  # how long after its ttl an answer serves while the store is away
+
+
+class VaultLogin(msgspec.Struct, frozen=True, kw_only=True):
+    """What is shown comes from `file`, else from the variable `env`: a token, a secret id or a JWT; never from here."""
+
+    method: Literal["token", "approle", "kubernetes", "jwt"] = "token"
+    mount: str = ""  # of the login method; empty = its own name
+    role: str = ""  # role id of approle, role of kubernetes and jwt
+    file: str = ""  # read anew at each login
+    env: str = "VAULT_TOKEN"  # used where `file` is empty
+    wrapped: bool = False  # it is a response-wrapping token, opened once
+
+
+class Leased(msgspec.Struct, frozen=True, kw_only=True):
+    """A credential that a dynamic engine of Vault makes at each read."""
+
+    path: str  # openai/creds/inference
+    address: str
+    field: str = "api_key"
+    tags: dict[str, str] = {}
+
+
+class VaultStore(msgspec.Struct, frozen=True, kw_only=True):
+    """HashiCorp Vault or OpenBao: a KV engine of version 2."""
+
+    url: str
+    namespace: str = ""
+    mount: str = "secret"
+    path: str = "bursar/{provider}/{model}/{key_type}/{environment}/{team}"  # of an entry within the mount
+    address: dict[str, str] = {}  # parts of the address that neither path nor fields give
+    value_field: str = "value"
+    tags_in: Literal["custom_metadata", "data"] = "custom_metadata"
+    tags: dict[str, str] = {}  # of every entry that has none of that name
+    login: VaultLogin = VaultLogin()
+    leased: tuple[Leased, ...] = ()
+    ca_file: str = ""  # PEM bundle instead of the built-in one
+    timeout: Seconds = 5
+    cache: Cache = Cache()
+
+
+class AwsStore(msgspec.Struct, frozen=True, kw_only=True):
+    """AWS Secrets Manager, the extra [aws]. Who comes in is decided by AWS's own chain of credentials."""
+
+    region: str = ""  # empty: as AWS_REGION says
+    profile: str = ""
+    endpoint: str = ""  # of a private endpoint
+    path: str = "bursar/{provider}/{model}/{key_type}/{environment}/{team}"
+    address: dict[str, str] = {}
+    value_field: str = ""  # empty: the whole text is the key; else it is JSON, and the other fields are tags
+    tags: dict[str, str] = {}
+    timeout: Seconds = 5
+    cache: Cache = Cache()
+
+
+class MountedStore(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory that Kubernetes, the CSI driver or an agent fills. For reading only."""
+
+    folder: str
+    path: str = "{provider}"  # of a file within it
+    address: dict[str, str] = {}
+    format: Literal["text", "json"] = "text"
+    value_field: str = "value"  # json only
+    tags: dict[str, str] = {}
+
+
+class EnvironmentKey(msgspec.Struct, frozen=True, kw_only=True):
+    address: str
+    tags: dict[str, str] = {}
+
+
+class EnvironmentStore(msgspec.Struct, frozen=True, kw_only=True):
+    """Variables that hold provider keys. For reading only; only control sees them."""
+
+    variables: dict[str, EnvironmentKey]
+
+
+class Secrets(msgspec.Struct, frozen=True, kw_only=True):
+    """Stores of provider keys beside the sealed one of the node, each under a name of its own."""
+
+    default: str = "embedded"  # where new entries go
+    reveal: bool = False  # may an admin read a value in clear?
+    refresh: Seconds = 10  # how often the stores are looked through for what others changed
+    vault: dict[str, VaultStore] = {}
+    aws: dict[str, AwsStore] = {}
+    mounted: dict[str, MountedStore] = {}
+    environment: dict[str, EnvironmentStore] = {}
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The whole tree, as checked."""
 
@@ -226,6 +320,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     store: Store = Store()
     wrapper: Wrapper = Wrapper()  # new secrets are sealed under it
     former_wrappers: tuple[Wrapper, ...] = ()  # may still open what was sealed under them
+    secrets: Secrets = Secrets()
     providers: dict[str, Provider] = {}
     emulator: Literal["auto", "off"] = "auto"  # auto: answers while no provider key is stored
     audit: Audit = Audit()

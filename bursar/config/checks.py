@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from bursar.config import Config, Provider, Sink, Store
+from bursar.config.secret_stores import secrets_faults
 from bursar.config.store_url import faults_of_url
 from bursar.core.networks import read_network
 from bursar.core.strict import Fault
@@ -252,6 +253,7 @@ _RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (
     _spans,
     _store,
     _wrappers,
+    secrets_faults,
     _providers,
     _audit,
     _tokens,

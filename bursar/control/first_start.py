@@ -8,6 +8,7 @@ from bursar.control.owners import Owners
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.teams import TeamInput, Teams
 from bursar.core.directory import LimitDef, Policy, ProviderKey, WindowDef
+from bursar.core.provider_keys import EMBEDDED
 from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts
 from bursar.core.secret import Secret
 from bursar.core.units import usd_to_pico
@@ -46,7 +47,7 @@ async def make_emulator_keys(provider_keys: ProviderKeys, providers: Collection[
         if address not in present:
             tags = {"billing_owner": DEMO, "purpose": "inference"}
             value = Secret(f"emulator-key-for-{provider}")
-            await provider_keys.put(ACTOR, address, value, tags)
+            await provider_keys.put(ACTOR, address, value, tags, store=EMBEDDED)
 
 
 def emulator_answers(stored: Collection[ProviderKey]) -> bool:
@@ -70,6 +71,6 @@ async def seal_environment(provider_keys: ProviderKeys, found: Mapping[str, tupl
     for variable, (provider, value) in found.items():
         address = f"{provider}/*/api_key/from-env/*"
         if address not in present:
-            await provider_keys.put("seal-env", address, value, {})
+            await provider_keys.put("seal-env", address, value, {}, store=EMBEDDED)
             sealed.append(variable)
     return sealed

@@ -12,7 +12,15 @@ from bursar.control.directory import Audit, Book, Change, Directory, Facts
 from bursar.control.unbroken import Unbroken
 from bursar.core.directory import Owner, ProviderKey
 from bursar.core.errors import Refusal
-from bursar.core.provider_keys import UNASSIGNED, SecretEntry, check_address, check_tags, provider_key_of
+from bursar.core.provider_keys import (
+    UNASSIGNED,
+    SecretEntry,
+    StoreState,
+    check_address,
+    check_tags,
+    provider_key_of,
+    unknown_shape,
+)
 from bursar.core.secret import Secret
 from bursar.core.strict import suggest
 
@@ -20,11 +28,25 @@ T = TypeVar("T")
 
 
 class ProviderKeyStore(Protocol):
-    """What is needed of the store (`bursar.secrets.embedded`). Each call raises Refusal with the store's words."""
+    """What is needed of the stores (`bursar.secrets.stores`). Each call raises Refusal with the stores' words."""
+
+    @property
+    def away(self) -> Mapping[str, Refusal]:
+        """By name, those that did not answer to the last `entries`."""
+        ...
 
     async def put(
-        self, address: str, value: Secret, tags: Mapping[str, str], allow_duplicate: bool = False
+        self,
+        address: str,
+        value: Secret,
+        tags: Mapping[str, str],
+        allow_duplicate: bool = False,
+        secret_id: str | None = None,
+        *,
+        store: str = "",
     ) -> tuple[str, int]: ...
+
+    async def get(self, secret_id: str, version: int | None = None) -> Secret: ...
 
     async def entry(self, secret_id: str) -> SecretEntry: ...
 
@@ -36,17 +58,32 @@ class ProviderKeyStore(Protocol):
 
     async def destroy(self, secret_id: str, version: int | None = None) -> None: ...
 
+    async def move(self, secret_id: str, store: str) -> SecretEntry: ...
+
+    def states(self) -> list[StoreState]: ...
+
 
 class ProviderKeys:
-    """`providers` are the names that this node's configuration knows; an address for another is a slip."""
+    """`providers` are the names that this node's configuration knows; an address for another is a slip.
+
+    `may_reveal`: whether this node lets a value out in clear at all; who may ask for it is the door's matter.
+    """
 
     def __init__(
-        self, directory: Directory, store: ProviderKeyStore, audit: Audit, providers: Collection[str] = ()
+        self,
+        directory: Directory,
+        store: ProviderKeyStore,
+        audit: Audit,
+        providers: Collection[str] = (),
+        *,
+        may_reveal: bool = False,
     ) -> None:
         self._directory = directory
         self._store = store
         self._audit = audit
         self._providers = providers
+        self._may_reveal = may_reveal
+        self._odd: set[tuple[str, int]] = set()  # versions whose value looks like no key that is known
         self._turn = asyncio.Lock()
         self._unbroken = Unbroken()
 
@@ -60,20 +97,51 @@ class ProviderKeys:
         """Entries that nobody pays for yet: flagged until tagged."""
         return [entry for entry in await self._store.entries() if entry.unowned]
 
+    def stores(self) -> list[StoreState]:
+        """The secret stores of this node, as last seen."""
+        return self._store.states()
+
+    def flags(self, entry: SecretEntry) -> tuple[str, ...]:
+        """What somebody should look at: unowned, unknown_shape, or the word why the entry is closed."""
+        odd = (entry.id, entry.version) in self._odd
+        flags = ("unowned" if entry.unowned else "", "unknown_shape" if odd else "", entry.fault)
+        return tuple(flag for flag in flags if flag)
+
+    def look_at(self, entry: SecretEntry, version: int, value: Secret) -> bool:
+        """Remember whether a value looks like no key that is known: accepted (providers change theirs), but flagged."""
+        odd = unknown_shape(entry.address, value)
+        (self._odd.add if odd else self._odd.discard)((entry.id, version))
+        return odd
+
     async def put(
-        self, actor: str, address: str, value: Secret, tags: Mapping[str, str], *, allow_duplicate: bool = False
+        self,
+        actor: str,
+        address: str,
+        value: Secret,
+        tags: Mapping[str, str],
+        *,
+        allow_duplicate: bool = False,
+        store: str = "",
     ) -> SecretEntry:
-        """A new entry, or a new version of the one at this address. Without a billing owner it is `unassigned`."""
+        """A new entry, or a new version of the one at this address. Without a billing owner it is `unassigned`.
+
+        `store`: where a new entry goes; "" = the default one.
+        """
         self._check_provider(check_address(address))
         clean = check_tags(tags)
         self._check_owner(clean)
         _check_not_shown(value, (address, *clean, *clean.values()))
 
-        async def store() -> SecretEntry:
-            secret_id, _ = await self._store.put(address, value, clean, allow_duplicate)
-            return await self._store.entry(secret_id)
+        async def put() -> SecretEntry:
+            secret_id, version = await self._store.put(address, value, clean, allow_duplicate, store=store)
+            entry = await self._store.entry(secret_id)
+            self.look_at(entry, version, value)
+            return entry
 
-        return await self._act(actor, "secret.put", f"secret/{address}", store, _tag_facts(clean))
+        facts = _tag_facts(clean) | {"shape": "unknown" if unknown_shape(address, value) else "known"}
+        if store:
+            facts["store"] = store
+        return await self._act(actor, "secret.put", f"secret/{address}", put, facts)
 
     async def tag(self, actor: str, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry:
         """Set tags; None removes one. Every version is sealed anew under them."""
@@ -89,9 +157,29 @@ class ProviderKeys:
             actor, action, f"secret/{secret_id}", lambda: self._store.set_disabled(secret_id, disabled), {}
         )
 
-    async def destroy(self, actor: str, secret_id: str) -> None:
-        """Shred the entry with all its versions. There is no undo."""
-        await self._act(actor, "secret.destroy", f"secret/{secret_id}", lambda: self._store.destroy(secret_id), {})
+    async def destroy(self, actor: str, secret_id: str, version: int | None = None) -> None:
+        """Shred one version that is not current, or the entry with all of them. There is no undo."""
+        facts: Facts = {} if version is None else {"version": version}
+        await self._act(
+            actor, "secret.destroy", f"secret/{secret_id}", lambda: self._store.destroy(secret_id, version), facts
+        )
+
+    async def move(self, actor: str, secret_id: str, store: str) -> SecretEntry:
+        """Into another store, under the same id; the copy is read back before the original is destroyed."""
+        return await self._act(
+            actor, "secret.move", f"secret/{secret_id}", lambda: self._store.move(secret_id, store), {"store": store}
+        )
+
+    async def reveal(self, actor: str, secret_id: str, version: int | None, reason: str) -> tuple[SecretEntry, Secret]:
+        """The value in clear, for a person: on record first. Raises Refusal(reveal_not_allowed) unless that is on."""
+        target, facts = f"secret/{secret_id}", {"version": version or "current", "reason": reason}
+        if not self._may_reveal:
+            await self._audit.append(actor, "secret.reveal", target, {**facts, "word": "reveal_not_allowed"}, "refused")
+            hint = "It is off by default: secrets.reveal in bursar.yaml"
+            raise Refusal("reveal_not_allowed", "This node lets no value out in clear", hint)
+        entry = await self._store.entry(secret_id)
+        await self._audit.append(actor, "secret.reveal", target, {**facts, "address": entry.address})
+        return entry, await self._store.get(secret_id, version)
 
     async def sync(self, actor: str = "control", target: str = "secret/*") -> int:
         """Bring the directory in line with the store -> how many entries differed."""
@@ -101,7 +189,8 @@ class ProviderKeys:
         def decide(book: Book) -> Change:
             nonlocal differed
             put = [key for key in entries.values() if book.differs(key)]
-            gone = [key.id for key in book.all(ProviderKey) if key.id not in entries]
+            away = self._store.away  # what lies there is not gone because nobody answers
+            gone = [key.id for key in book.all(ProviderKey) if key.id not in entries and key.store not in away]
             differed = len(put) + len(gone)
             return Change(
                 action="provider_key.sync",

@@ -1,7 +1,7 @@
 """Releasing a provider key to a gateway: the audit first, then the value. No durable record, no secret."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -14,6 +14,7 @@ from bursar.core.units import NS_PER_S
 from bursar.ports import Clock
 
 LEASE_S = 900
+_MEND = "See: bursar secrets list; mend it where it lies"
 
 
 class Store(Protocol):
@@ -44,10 +45,21 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Releases:
-    """`lease_s` is how long a gateway may use a key without asking again (it asks at two thirds)."""
+    """`lease_s` is how long a gateway may use a key without asking again (it asks at two thirds).
 
-    def __init__(self, store: Store, audit: Audit, clock: Clock, lease_s: int = LEASE_S) -> None:
+    `look_at` sees each value that is lent: what looks odd is flagged.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        audit: Audit,
+        clock: Clock,
+        lease_s: int = LEASE_S,
+        look_at: Callable[[SecretEntry, int, Secret], object] = lambda *_: None,
+    ) -> None:
         self._store = store
+        self._look_at = look_at
         self._audit = audit
         self._clock = clock
         self._lease_ns = lease_s * NS_PER_S
@@ -81,6 +93,7 @@ class Releases:
             failed: dict[str, str | int] = {"version": number, "word": refusal.word}
             await self._audit.append(actor, "secret.release", target, failed, "failed")
             raise
+        self._look_at(entry, number, value)
         return Lease(secret_id=secret_id, version=number, value=value, expires_at=lease_until)
 
     async def count_uses(self, node: str, counts: Sequence[tuple[str, int, int]], flush: str = "") -> None:
@@ -119,6 +132,10 @@ class Releases:
         number = entry.version if version is None else version
         if entry.disabled:
             raise Refusal("no_provider_key", "The provider key is switched off", f"bursar secrets enable {entry.id}")
+        if entry.fault:
+            raise Refusal(entry.fault, "The provider key cannot be used as it lies in its store", _MEND)
+        if version is not None and len(entry.versions) == 1 and version < entry.version:
+            number = entry.version  # such a store keeps no older one, and the directory has not followed yet
         if not any(known.version == number and known.state in ("current", "previous") for known in entry.versions):
             raise Refusal("no_provider_key", f"The provider key has no version {number} that can be opened")
         return entry, number

@@ -14,6 +14,9 @@ import msgspec
 
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import Refusal
+from bursar.core.key_shapes import look
+from bursar.core.routing import EMULATOR_ENVIRONMENT
+from bursar.core.secret import Secret
 
 UNASSIGNED = "unassigned"
 ADDRESS_PARTS = ("provider", "model", "key_type", "environment", "team")
@@ -54,6 +57,17 @@ class SecretEntry(msgspec.Struct, frozen=True, kw_only=True):
     def unowned(self) -> bool:
         """Nobody pays for it yet: flagged until tagged."""
         return self.tags.get("billing_owner", UNASSIGNED) == UNASSIGNED
+
+
+class StoreState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a secret store is, as last seen."""
+
+    name: str
+    writable: bool
+    default: bool  # new entries go there
+    fault: str = ""  # the word why it does not serve
+    message: str = ""
+    stale_answers: int = 0  # answers from the cache while it was away, since the start
 
 
 def check_address(address: str) -> str:
@@ -134,6 +148,16 @@ def provider_key_of(entry: SecretEntry) -> ProviderKey:
         tags={name: value for name, value in tags.items() if name not in BINDING_TAGS},
         store=entry.store,
     )
+
+
+def unknown_shape(address: str, value: Secret) -> bool:
+    """Whether a value looks like no key that is known. Providers change theirs: a flag for people, never a gate."""
+    provider, _, _, environment, _ = (*address.split("/"), "", "", "", "", "")[:5]
+    if environment == EMULATOR_ENVIRONMENT:
+        return False
+    raw = value.reveal().encode("utf-8", "surrogatepass")
+    named = provider.encode() + b"_api_key="  # some keys are told by their provider's name only
+    return not look(raw) and not look(named + raw)
 
 
 def _split(value: str | None, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ Right = Literal[
     "read_audit",
     "approve",  # what waits for a person's yes
     "operate",  # switch off and on, rotate, store and tag provider keys, set prices: running what is there
+    "reveal",  # read a provider key in clear, on a node that lets it out at all
     "administer",  # create, change and remove tenants, budgets and policies
     "manage_admins",  # who may do all this
 ]
@@ -25,7 +26,7 @@ RIGHTS: dict[Role, frozenset[Right]] = {
     "auditor": frozenset({"read", "read_audit"}),
     "approver": frozenset({"read", "approve"}),
     "operator": frozenset({"read", "approve", "operate"}),
-    "admin": frozenset({"read", "read_audit", "approve", "operate", "administer", "manage_admins"}),
+    "admin": frozenset({"read", "read_audit", "approve", "operate", "reveal", "administer", "manage_admins"}),
 }
 
 MEANING: dict[Role, str] = {

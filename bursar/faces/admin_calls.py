@@ -24,7 +24,6 @@ from bursar.control.usage import Usage
 from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.directory import BudgetDef, Owner, PriceOverride, Team, VirtualKey, id_of
 from bursar.core.roles import Caller
-from bursar.core.secret import Secret
 from bursar.core.strict import read
 from bursar.core.units import NS_PER_S
 from bursar.faces import admin_shapes as shapes
@@ -262,44 +261,6 @@ async def list_balances(call: AdminCall) -> object:
     balances = sorted(await call.services.usage.balances(), key=lambda balance: balance.budget_id)
     rows, following = page_of(balances, call.query, lambda balance: balance.budget_id)
     return items([views.balance_view(balance) for balance in rows], following)
-
-
-# ---- provider keys
-
-
-async def list_provider_keys(call: AdminCall) -> object:
-    entries = sorted(await call.services.provider_keys.all(), key=lambda entry: entry.address)
-    rows, following = page_of(entries, call.query, lambda entry: entry.address)
-    return items([views.secret_view(entry) for entry in rows], following)
-
-
-async def put_provider_key(call: AdminCall) -> object:
-    given: shapes.SecretPut = call.body
-    entry = await call.services.provider_keys.put(
-        call.actor, given.address, Secret(given.value), given.tags, allow_duplicate=given.allow_duplicate
-    )
-    return views.secret_view(entry)
-
-
-async def get_provider_key(call: AdminCall) -> object:
-    return views.secret_view(await call.services.provider_keys.get(call.path["id"]))
-
-
-async def tag_provider_key(call: AdminCall) -> object:
-    given: shapes.SecretTag = call.body
-    return views.secret_view(await call.services.provider_keys.tag(call.actor, call.path["id"], given.tags))
-
-
-async def disable_provider_key(call: AdminCall) -> object:
-    return views.secret_view(await call.services.provider_keys.set_disabled(call.actor, call.path["id"], True))
-
-
-async def enable_provider_key(call: AdminCall) -> object:
-    return views.secret_view(await call.services.provider_keys.set_disabled(call.actor, call.path["id"], False))
-
-
-async def destroy_provider_key(call: AdminCall) -> None:
-    await call.services.provider_keys.destroy(call.actor, call.path["id"])
 
 
 # ---- prices

@@ -3,7 +3,7 @@
 A subject with much of its own stands in a file of its own (`bursar.faces.admin_admins`) and gives its rows here.
 """
 
-from bursar.faces import admin_admins, admin_audit, admin_history, admin_trust, admin_vault
+from bursar.faces import admin_admins, admin_audit, admin_history, admin_secrets, admin_trust, admin_vault
 from bursar.faces import admin_calls as calls
 from bursar.faces import admin_shapes as shapes
 from bursar.faces.admin_route import PREFIX, Route
@@ -13,8 +13,6 @@ __all__ = ["PREFIX", "ROUTES", "Route"]
 _ID = ("unknown_id",)
 _NEW = ("already_exists",)
 _FITS = ("policy_widens",)
-_SECRET = ("secret_not_found", "secrets_unavailable", "audit_unavailable")
-_STORED = ("invalid_address", "invalid_tags", "invalid_secret", "duplicate_secret", *_SECRET)
 _USED = ("unknown_id", "in_use")
 
 ROUTES: tuple[Route, ...] = (
@@ -194,70 +192,7 @@ ROUTES: tuple[Route, ...] = (
         query=shapes.Page,
         page=True,
     ),
-    Route(
-        "GET",
-        "/provider-keys",
-        "List provider keys, without values",
-        calls.list_provider_keys,
-        shapes.SecretView,
-        query=shapes.Page,
-        page=True,
-        refusals=_SECRET,
-    ),
-    Route(
-        "POST",
-        "/provider-keys",
-        "Store a provider key, or a new version of the one at this address",
-        calls.put_provider_key,
-        shapes.SecretView,
-        asks="operate",
-        body=shapes.SecretPut,
-        created=True,
-        refusals=_STORED + _ID,
-    ),
-    Route(
-        "GET",
-        "/provider-keys/{id}",
-        "Read a provider key's entry",
-        calls.get_provider_key,
-        shapes.SecretView,
-        refusals=_SECRET,
-    ),
-    Route(
-        "POST",
-        "/provider-keys/{id}/tags",
-        "Set tags; null removes one",
-        calls.tag_provider_key,
-        shapes.SecretView,
-        asks="operate",
-        body=shapes.SecretTag,
-        refusals=("invalid_tags", *_SECRET, *_ID),
-    ),
-    Route(
-        "POST",
-        "/provider-keys/{id}/disable",
-        "Switch a provider key off",
-        calls.disable_provider_key,
-        shapes.SecretView,
-        asks="operate",
-        refusals=_SECRET,
-    ),
-    Route(
-        "POST",
-        "/provider-keys/{id}/enable",
-        "Switch a provider key on",
-        calls.enable_provider_key,
-        shapes.SecretView,
-        asks="operate",
-        refusals=_SECRET,
-    ),
-    Route(
-        "DELETE",
-        "/provider-keys/{id}",
-        "Shred a provider key; no undo",
-        calls.destroy_provider_key,
-        refusals=_SECRET,
-    ),
+    *admin_secrets.ROUTES,
     Route(
         "GET",
         "/price-overrides",

@@ -197,36 +197,6 @@ class BalanceView(Shape, frozen=True, kw_only=True):
     closed: bool
 
 
-# ---- provider keys
-
-
-class SecretPut(Shape, frozen=True, kw_only=True):
-    """The value goes in and never comes out again."""
-
-    address: str
-    value: str
-    tags: dict[str, str] = {}
-    allow_duplicate: bool = False
-
-    def __repr__(self) -> str:
-        return f"SecretPut({self.address}, ***)"
-
-
-class SecretTag(Shape, frozen=True, kw_only=True):
-    tags: dict[str, str | None]  # null removes
-
-
-class SecretView(Shape, frozen=True, kw_only=True):
-    id: str
-    address: str
-    version: int
-    tags: dict[str, str]
-    unowned: bool
-    disabled: bool
-    created_at: str
-    updated_at: str
-
-
 # ---- prices, usage, status
 
 

@@ -9,7 +9,6 @@ from bursar.control.prices import PriceLine
 from bursar.control.status import Status
 from bursar.core.directory import BudgetDef, Owner, Policy, PriceOverride, Team, VirtualKey
 from bursar.core.ledger_records import Balance, UsageRow
-from bursar.core.provider_keys import SecretEntry
 from bursar.core.tariff import Band
 from bursar.core.units import pico_to_usd
 from bursar.core.windows import FOREVER
@@ -90,19 +89,6 @@ def balance_view(balance: Balance) -> shapes.BalanceView:
         overage_usd=pico_to_usd(balance.overage_pico),
         left_usd="0.00" if balance.closed else pico_to_usd(left),
         closed=balance.closed,
-    )
-
-
-def secret_view(entry: SecretEntry) -> shapes.SecretView:
-    return shapes.SecretView(
-        id=entry.id,
-        address=entry.address,
-        version=entry.version,
-        tags=entry.tags,
-        unowned=entry.unowned,
-        disabled=entry.disabled,
-        created_at=instant(entry.created_at),
-        updated_at=instant(entry.updated_at),
     )
 
 

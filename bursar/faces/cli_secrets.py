@@ -20,6 +20,7 @@ def secrets_group(locate: Locate) -> typer.Typer:
     group = typer.Typer(help="Provider keys: sealed in the store, tagged, never shown.", no_args_is_help=True)
     _putting(group, locate)
     _reading(group, locate)
+    _looking_closer(group, locate)
     _changing(group, locate)
     return group
 
@@ -46,13 +47,18 @@ def _putting(group: typer.Typer, locate: Locate) -> None:
         allow_duplicate: Annotated[
             bool, typer.Option("--allow-duplicate", help="Store a value that is stored elsewhere too.")
         ] = False,
+        store: Annotated[
+            str, typer.Option("--store", help="Where a new entry goes; see `bursar secrets stores`.")
+        ] = "",
     ) -> None:
         """Seal a provider key, or a new version of the one at this address."""
         tags = {name: value for name, value in map(_pair, tag) if value is not None}
         whole = full_address(address)
         body = {"address": whole, "value": _value(from_env), "tags": tags, "allow_duplicate": allow_duplicate}
-        stored = terminal.api.call("POST", "/provider-keys", body)
-        said = f"sealed, version {stored['version']}"
+        stored = terminal.api.call("POST", "/provider-keys", {**body, "store": store})
+        said = f"sealed in {stored['store']}, version {stored['version']}"
+        if "unknown_shape" in stored["flags"]:
+            said += "; it looks like no key of that provider that is known: see that it is whole"
         if stored["unowned"]:
             said += f"; nobody pays for it yet: bursar secrets tag {stored['id']} billing_owner=OWNER"
         terminal.one(stored, _facts(stored), said)
@@ -71,6 +77,7 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
             Column("address"),
             Column("owner"),
             Column("models", spare=1),
+            Column("store", spare=2),
             Column("v", right=True),
             Column("state"),
         )
@@ -82,8 +89,9 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
                 entry["address"],
                 entry["tags"]["billing_owner"],
                 entry["tags"].get("allowed_models", "*"),
+                entry["store"],
                 str(entry["version"]),
-                "disabled" if entry["disabled"] else "active",
+                _state(entry),
             ),
             "bursar secrets put openai < file-with-the-key",
         )
@@ -93,6 +101,50 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
         """Show an entry's address and tags."""
         found = _find(terminal, secret)
         terminal.one(found, _facts(found))
+
+
+def _looking_closer(group: typer.Typer, locate: Locate) -> None:
+    @command(group, "get", locate)
+    def get(
+        terminal: Terminal,
+        secret: Ref,
+        reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the audit.")],
+        version: Annotated[int | None, typer.Option("--version", help="Not the current one but this.")] = None,
+    ) -> None:
+        """Print a provider key in clear: only where secrets.reveal is on, only to those with that right."""
+        found = _find(terminal, secret)
+        asked = {"reason": reason, "version": version}
+        shown = terminal.api.call("POST", f"/provider-keys/{found['id']}/reveal", asked)
+        if terminal.as_json:
+            terminal.json(shown)
+        else:
+            sys.stdout.write(shown["value"] + "\n")
+
+    @command(group, "versions", locate)
+    def versions(terminal: Terminal, secret: Ref) -> None:
+        """List an entry's versions."""
+        found = _find(terminal, secret)
+        terminal.rows(
+            found["versions"],
+            (Column("version", right=True), Column("state"), Column("since (UTC)", keep=True)),
+            lambda one: (str(one["version"]), one["state"], one["created_at"]),
+            "bursar secrets put ADDRESS < file-with-the-key",
+        )
+
+    @command(group, "stores", locate)
+    def stores(terminal: Terminal) -> None:
+        """List the secret stores of this node, and how they are."""
+        terminal.rows(
+            list(terminal.api.every("/secret-stores")),
+            (Column("store", keep=True), Column("new entries"), Column("writable"), Column("state", spare=1)),
+            lambda one: (
+                one["name"],
+                "here" if one["default"] else "",
+                "yes" if one["writable"] else "no",
+                f"{one['fault']}: {one['message']}" if one["fault"] else "serves",
+            ),
+            "see secrets in bursar.yaml",
+        )
 
 
 def _changing(group: typer.Typer, locate: Locate) -> None:
@@ -121,15 +173,36 @@ def _changing(group: typer.Typer, locate: Locate) -> None:
         changed = terminal.api.call("POST", f"/provider-keys/{found['id']}/enable")
         terminal.done(f"{found['address']} is active", changed)
 
+    @command(group, "move", locate)
+    def move(
+        terminal: Terminal,
+        secret: Ref,
+        store: Annotated[str, typer.Argument(metavar="STORE", help="As `bursar secrets stores` shows it.")],
+    ) -> None:
+        """Move an entry into another store; what was written is read back before the original is shredded."""
+        found = _find(terminal, secret)
+        moved = terminal.api.call("POST", f"/provider-keys/{found['id']}/move", {"store": store})
+        terminal.one(moved, _facts(moved), f"moved from {found['store']} to {moved['store']}")
+
     @command(group, "destroy", locate)
     def destroy(
-        terminal: Terminal, secret: Ref, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+        terminal: Terminal,
+        secret: Ref,
+        version: Annotated[
+            int | None, typer.Option("--version", help="This version only, not the current one.")
+        ] = None,
+        yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     ) -> None:
-        """Shred an entry with all its versions. There is no undo."""
+        """Shred an entry with all its versions, or one of them. There is no undo."""
         found = _find(terminal, secret)
-        terminal.confirm(f"Shred {found['address']} with all versions, for ever?", yes)
-        terminal.api.call("DELETE", f"/provider-keys/{found['id']}")
-        terminal.done(f"shredded {found['address']}", {"destroyed": found["id"]})
+        what = "all versions" if version is None else f"version {version}"
+        terminal.confirm(f"Shred {what} of {found['address']} in {found['store']}, for ever?", yes)
+        path = f"/provider-keys/{found['id']}"
+        terminal.api.call("DELETE", path if version is None else f"{path}/versions/{version}")
+        terminal.done(
+            f"shredded {what} of {found['address']}",
+            {"destroyed": found["id"]} | ({"version": version} if version else {}),
+        )
 
 
 def full_address(address: str) -> str:
@@ -176,8 +249,18 @@ def _facts(entry: dict[str, Any]) -> dict[str, str]:
     return {
         "id": entry["id"],
         "address": entry["address"],
+        "store": entry["store"],
         "version": str(entry["version"]),
-        "state": "disabled" if entry["disabled"] else "active",
+        "state": _state(entry),
+        "flags": ", ".join(entry["flags"]),
         **entry["tags"],
         "updated": entry["updated_at"],
     }
+
+
+def _state(entry: dict[str, Any]) -> str:
+    if entry["fault"]:
+        return f"closed ({entry['fault']})"
+    if not entry["version"]:
+        return "closed (no current version)"
+    return "disabled" if entry["disabled"] else "active"

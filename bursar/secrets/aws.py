@@ -12,6 +12,7 @@ the machine, a Kubernetes service account's web identity); no credential of AWS 
 """
 
 import asyncio
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ import msgspec
 from botocore.config import Config as BotoConfig
 
 from bursar.core.errors import Refusal
+from bursar.core.layout import Layout, derived_id
 from bursar.core.provider_keys import SecretEntry, check_address, check_tags
 from bursar.core.secret import Secret
 from bursar.secrets.aws_shapes import (
@@ -42,7 +44,7 @@ from bursar.secrets.aws_shapes import (
     version_id,
     versions_of,
 )
-from bursar.secrets.layout import Layout, derived_id
+from bursar.secrets.tagging import tag_each
 from bursar.secrets.values import Fingerprint, check_value, found_value
 
 
@@ -136,6 +138,9 @@ class AwsStore:
         tags = fitting(check_tags({n: value for n, value in merged.items() if value is not None}), self.name)
         await self._retag(told, {**tags, OURS: "1"}, set(entry.tags) - set(tags))
         return await self.entry(secret_id)
+
+    async def tag_many(self, changes: Mapping[str, Mapping[str, str | None]]) -> list[SecretEntry]:
+        return await tag_each(self, changes)
 
     async def set_disabled(self, secret_id: str, disabled: bool) -> SecretEntry:
         told = await self._described(secret_id)
@@ -302,7 +307,8 @@ class AwsStore:
     def _made(self) -> Any:
         if self._client is None:
             place = self._place
-            session = boto3.Session(profile_name=place.profile or None, region_name=place.region or None)
+            region = place.region or os.environ.get("AWS_REGION") or None  # boto3 by itself reads the other name only
+            session = boto3.Session(profile_name=place.profile or None, region_name=region)
             config = BotoConfig(
                 connect_timeout=place.seconds,
                 read_timeout=place.seconds,

@@ -17,6 +17,9 @@ from bursar.secrets.sealed_file import SealedFile
 from bursar.secrets.sealing import open_sealed, seal
 from bursar.secrets.values import check_value
 
+_NEW = """INSERT INTO secret (id, address, tags, created_at, updated_at) VALUES (?, ?, ?, ?, ?)
+          ON CONFLICT (id) DO UPDATE SET address = excluded.address, tags = excluded.tags, disabled = 0,
+          updated_at = excluded.updated_at, destroyed_at = NULL WHERE destroyed_at IS NOT NULL"""
 _SECRETS = "SELECT id, address, tags, disabled, created_at, updated_at FROM secret"
 _VERSIONS = "SELECT secret_id, version, state, created_at FROM version"
 _LIVE = "SELECT version, sealed FROM version WHERE secret_id = ? AND sealed IS NOT NULL ORDER BY version"
@@ -73,8 +76,8 @@ class EmbeddedStore(SealedFile):
             with transaction(self._db) as db:
                 if bound is None:
                     now = self._clock.now()
-                    sql = "INSERT INTO secret (id, address, tags, created_at, updated_at) VALUES (?, ?, ?, ?, ?)"
-                    db.execute(sql, (secret_id, address, encode_tags(tags), now, now))
+                    if db.execute(_NEW, (secret_id, address, encode_tags(tags), now, now)).rowcount != 1:
+                        raise Refusal("already_exists", f"The id {secret_id} is that of another entry")
                 else:
                     self._write_bound(bound)
                 self._write_version(secret_id, number, sealed, value)

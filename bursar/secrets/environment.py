@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import msgspec
 
 from bursar.core.errors import Refusal
+from bursar.core.layout import derived_id
 from bursar.core.provider_keys import UNASSIGNED, SecretEntry, SecretVersion, check_address, check_tags
 from bursar.core.secret import Secret
 from bursar.ports import Clock
-from bursar.secrets.layout import derived_id
 from bursar.secrets.read_only import ReadOnly
 from bursar.secrets.values import found_value
 

@@ -18,9 +18,9 @@ from typing import Literal, NamedTuple, TypeVar
 import msgspec
 
 from bursar.core.errors import Refusal
+from bursar.core.layout import Layout, derived_id
 from bursar.core.provider_keys import SecretEntry, SecretVersion
 from bursar.core.secret import Secret
-from bursar.secrets.layout import Layout, derived_id
 from bursar.secrets.read_only import ReadOnly
 from bursar.secrets.values import found_value
 

@@ -24,6 +24,9 @@ class ReadOnly:
     async def tag(self, *_: object) -> SecretEntry:
         self._refuse()
 
+    async def tag_many(self, *_: object) -> list[SecretEntry]:
+        self._refuse()
+
     async def set_disabled(self, *_: object) -> SecretEntry:
         self._refuse()
 

@@ -47,7 +47,9 @@ _SAME = """SELECT s.id, s.address, v.version FROM bursar.secret_version v JOIN b
     WHERE v.fingerprint = $1 ORDER BY v.created_at LIMIT 1"""
 _TWINS = """SELECT DISTINCT v.fingerprint, s.address FROM bursar.secret_version v
     JOIN bursar.secret s ON s.id = v.secret_id WHERE v.fingerprint IS NOT NULL ORDER BY s.address"""
-_NEW = "INSERT INTO bursar.secret (id, address, tags, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)"
+_NEW = """INSERT INTO bursar.secret AS held (id, address, tags, created_at, updated_at) VALUES ($1, $2, $3, $4, $4)
+    ON CONFLICT (id) DO UPDATE SET address = excluded.address, tags = excluded.tags, disabled = false,
+    updated_at = excluded.updated_at, destroyed_at = NULL WHERE held.destroyed_at IS NOT NULL RETURNING id"""
 _AGE = "UPDATE bursar.secret_version SET state = 'previous' WHERE secret_id = $1 AND state = 'current'"
 _ADD = "INSERT INTO bursar.secret_version VALUES ($1, $2, 'current', $3, $4, $5)"
 _TOUCH = "UPDATE bursar.secret SET updated_at = $2 WHERE id = $1"
@@ -133,7 +135,11 @@ class SealedPostgres:
             present = await db.fetchval(self._db.sql(_AT), address)
             if present is None:
                 secret_id = secret_id or new_id(self._entropy)
-                await db.execute(self._db.sql(_NEW), secret_id, address, encode_tags(tags), self._clock.now())
+                if (
+                    await db.fetchval(self._db.sql(_NEW), secret_id, address, encode_tags(tags), self._clock.now())
+                    is None
+                ):
+                    raise Refusal("already_exists", f"The id {secret_id} is that of another entry")
             else:
                 secret_id = str(present)
                 await self._bind(db, await self._entry(db, secret_id), tags)

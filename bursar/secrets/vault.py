@@ -15,11 +15,12 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from bursar.core.errors import Refusal
+from bursar.core.layout import Layout, derived_id
 from bursar.core.provider_keys import SecretEntry, SecretVersion, VersionState, check_address, check_tags
 from bursar.core.secret import Secret
 from bursar.core.units import NS_PER_S
 from bursar.ports import Clock
-from bursar.secrets.layout import Layout, derived_id
+from bursar.secrets.tagging import tag_each
 from bursar.secrets.values import Fingerprint, check_value, found_value
 from bursar.secrets.vault_leases import DynamicSecrets
 from bursar.secrets.vault_login import NEVER, VaultClient
@@ -175,6 +176,9 @@ class VaultStore:
         else:
             await self._mark(lying.path, lying, {name: tags.get(name) for name in {**lying.entry.tags, **tags}})
         return await self.entry(secret_id)
+
+    async def tag_many(self, changes: Mapping[str, Mapping[str, str | None]]) -> list[SecretEntry]:
+        return await tag_each(self, changes)
 
     async def set_disabled(self, secret_id: str, disabled: bool) -> SecretEntry:
         lying = await self._writable(secret_id)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import msgspec
 
 from bursar.core.errors import Refusal
+from bursar.core.layout import derived_id
 from bursar.core.provider_keys import SecretEntry, SecretVersion, check_tags
 from bursar.core.secret import Secret
 from bursar.core.units import NS_PER_S
 from bursar.ports import Clock
-from bursar.secrets.layout import derived_id
 from bursar.secrets.values import found_value
 from bursar.secrets.vault_login import NEVER, RENEW_AFTER, VaultClient
 

@@ -2,7 +2,7 @@
 
 import re
 
-from bursar.secrets.layout import Layout, pattern_of
+from bursar.core.layout import Layout, pattern_of
 from bursar.secrets.vault_login import VaultClient
 
 _MOST_PATHS = 10_000

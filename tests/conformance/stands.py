@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bursar.core.layout import Layout, derived_id
 from bursar.core.secret import Secret
 from bursar.ports import SecretStore
 from bursar.secrets.environment import EnvironmentStore, Variable
-from bursar.secrets.layout import Layout, derived_id
 from bursar.secrets.mounted import Format, MountedStore
 
 Seed = Callable[[str, Secret, Mapping[str, str]], Awaitable[str]]  # address, value, tags -> id

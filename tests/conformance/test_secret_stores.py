@@ -130,6 +130,23 @@ async def test_an_entry_from_elsewhere_keeps_its_id(written: Stand) -> None:
     assert await written.store.put_version(secret_id, made()) == 2
 
 
+async def test_an_entry_that_comes_back_keeps_its_id(written: Stand) -> None:
+    await written.store.put(ALPHA, made(), TAGS, secret_id="sec_wanderer")
+    await written.store.destroy("sec_wanderer")
+    value = made()
+    assert (await written.store.put(BETA, value, {"billing_owner": "bob"}, secret_id="sec_wanderer"))[
+        0
+    ] == "sec_wanderer"
+    assert await written.store.get("sec_wanderer") == value
+    (entry,) = await written.store.entries()
+    assert (entry.id, entry.address, entry.tags, entry.disabled) == (
+        "sec_wanderer",
+        BETA,
+        {"billing_owner": "bob"},
+        False,
+    )
+
+
 async def test_tags_are_set_and_removed(written: Stand) -> None:
     value = made()
     secret_id, _ = await written.store.put(ALPHA, value, TAGS)
@@ -140,6 +157,16 @@ async def test_tags_are_set_and_removed(written: Stand) -> None:
     assert await written.store.get(secret_id) == value
     assert await word_of(written.store.tag(secret_id, {"purpose": ","})) == "invalid_tags"
     assert await word_of(written.store.tag("sec_nothing", {"a": "b"})) == "secret_not_found"
+
+
+async def test_tags_of_several_are_set_or_none_of_them(written: Stand) -> None:
+    one, _ = await written.store.put(ALPHA, made(), TAGS)
+    two, _ = await written.store.put(BETA, made(), TAGS)
+    entries = await written.store.tag_many({one: {"ticket": "1"}, two: {"ticket": None}})
+    assert [(entry.id, entry.tags.get("ticket")) for entry in entries] == [(one, "1"), (two, None)]
+    assert await word_of(written.store.tag_many({one: {"ticket": "2"}, two: {"purpose": ","}})) == "invalid_tags"
+    assert await word_of(written.store.tag_many({one: {"ticket": "2"}, "sec_nothing": {}})) == "secret_not_found"
+    assert (await written.store.entry(one)).tags["ticket"] == "1"
 
 
 async def test_an_entry_is_switched_off_and_on(written: Stand) -> None:

@@ -10,6 +10,7 @@ from bursar.control.provider_keys import ProviderKeys
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
 from bursar.secrets.embedded import EmbeddedStore
+from bursar.secrets.stores import Stores
 from bursar.secrets.wrap.keyfile import create
 from tests.control.tenants import ACTOR, SeededEntropy, Tenants
 from tests.secrets.driving import at_once
@@ -24,7 +25,7 @@ class Vault(Tenants):
         entropy = SeededEntropy()
         wrappers = [create(folder / "wrapping.key", entropy)]
         self.secrets = at_once(EmbeddedStore.open(folder / "secrets.db", wrappers, self.clock, entropy))
-        self.provider_keys = ProviderKeys(self.directory, self.secrets, self.audit, ("openai", "anthropic"))
+        self.provider_keys = ProviderKeys(self.directory, Stores([self.secrets]), self.audit, ("openai", "anthropic"))
 
     def in_directory(self) -> dict[str, tuple[int, str, bool]]:
         keys = self.directory.snapshot().provider_keys

@@ -2,13 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
 import yaml
 
-from bursar.config import Config, Quirk
+from bursar.config import Config, Quirk, Secrets
 from bursar.config.load import load
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +35,25 @@ def test_every_field_is_shown() -> None:
     shown: Any = yaml.safe_load(BLOCKS[0])
     missing = [path for path in _paths(msgspec.to_builtins(load(None, {}))) if not _has(shown, path)]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [(kind, fields) for kind, fields in get_type_hints(Secrets).items() if get_origin(fields) is dict],
+)
+def test_every_field_of_a_secret_store_is_shown(kind: str, fields: Any) -> None:
+    text = next(block for block in BLOCKS if block.startswith("secrets:"))
+    (shown,) = yaml.safe_load(text)["secrets"][kind].values()
+    missing = [path for path in _fields_of(get_args(fields)[1]) if not _has(shown, path)]
+    assert missing == []
+
+
+def _fields_of(kind: type[msgspec.Struct], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for field in msgspec.structs.fields(kind):
+        nested = isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+        found += _fields_of(field.type, (*above, field.name)) if nested else [(*above, field.name)]
+    return found
 
 
 def test_every_quirk_is_explained() -> None:

@@ -41,6 +41,7 @@ from bursar.faces.admin import build_admin
 from bursar.faces.admin_calls import Services
 from bursar.faces.admin_door import Door
 from bursar.secrets.embedded import EmbeddedStore
+from bursar.secrets.stores import Stores
 from bursar.secrets.wrap.keyfile import create as create_keyfile
 from bursar.secrets.wrap.recovery import RecoveryWrapper
 from bursar.stores.audit_db import AuditDb
@@ -169,7 +170,7 @@ class Stand:
             teams=Teams(directory),
             keys=Keys(directory, entropy, PEPPER),
             budgets=Budgets(directory),
-            provider_keys=ProviderKeys(directory, self.secrets, self.audit, providers),
+            provider_keys=ProviderKeys(directory, Stores([self.secrets]), self.audit, providers),
             wrapping_keys=WrappingKeys(self.secrets, self.audit, RecoveryWrapper),
             prices=Prices(directory, load_catalogue(), providers),
             usage=Usage(directory, self.ledger),

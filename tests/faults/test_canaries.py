@@ -17,7 +17,8 @@ import pytest
 
 from bursar.core.secret import Secret
 from bursar.faces.admin_routes import ROUTES
-from bursar.faces.admin_shapes import KeyMinted, KeyView, SecretPut
+from bursar.faces.admin_secrets import SecretPut, SecretShown
+from bursar.faces.admin_shapes import KeyMinted, KeyView
 from bursar.gateway.lease import Lease
 from bursar.providers.emulator.bill import digest
 from tests.e2e.broker import Broker
@@ -260,6 +261,7 @@ def test_no_repr_shows_them() -> None:
         Secret(secret),
         Lease("id", 1, Secret(secret), 0, 0),
         SecretPut(address="openai/*/api_key/*/*", value=secret),
+        SecretShown(id="sec_x", value=secret),
         KeyMinted(key=view, text=secret),
     ]
     for value in shown:

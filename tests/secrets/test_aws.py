@@ -10,10 +10,10 @@ import boto3
 import pytest
 
 from bursar.core.errors import RULES, Refusal
+from bursar.core.layout import Layout
 from bursar.core.provider_keys import provider_key_of
 from bursar.core.secret import Secret
 from bursar.secrets.aws import AwsPlace, AwsStore
-from bursar.secrets.layout import Layout
 from bursar.secrets.values import Fingerprint
 from tests.conformance.clouds import forget, moto_running
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bursar.core.errors import Refusal
+from bursar.core.layout import DEFAULT_PATH, Layout, check_template, derived_id
 from bursar.core.provider_keys import check_address
-from bursar.secrets.layout import DEFAULT_PATH, Layout, check_template, derived_id
 
 PART = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._:@+%-]{0,20}\Z")
 ADDRESS = st.tuples(PART, *[PART | st.just("*")] * 4).map("/".join)

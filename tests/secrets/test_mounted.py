@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from bursar.core.errors import RULES, Refusal
+from bursar.core.layout import Layout
 from bursar.core.secret import Secret
 from bursar.secrets.environment import EnvironmentStore, Variable
-from bursar.secrets.layout import Layout
 from bursar.secrets.mounted import MountedStore
 from tests.conformance.stands import LaterClock, Mount
 

@@ -8,10 +8,10 @@ import pytest
 
 from bursar.app.web import WireWeb
 from bursar.core.errors import RULES, Refusal
+from bursar.core.layout import Layout
 from bursar.core.provider_keys import provider_key_of
 from bursar.core.secret import Secret
 from bursar.ports import WebAnswer
-from bursar.secrets.layout import Layout
 from bursar.secrets.vault import FINGERPRINT, VaultPlace
 from tests.secrets.vaults import ADOPTED, Opened
 from tests.vault.fake import FakeVault

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from bursar.core.layout import Layout
 from bursar.core.secret import Secret
 from bursar.ports import Web
-from bursar.secrets.layout import Layout
 from bursar.secrets.values import Fingerprint
 from bursar.secrets.vault import VaultPlace, VaultStore
 from bursar.secrets.vault_api import VaultApi

@@ -86,7 +86,7 @@ class FakeVault:
         self.sealed, self.delay = False, 0.0
         self.standby_of = ""  # the address of the active node; set = every call is answered 307
         self.health_status = 0  # what sys/health answers, instead of what is true
-        self.fail_next: list[tuple[int, str]] = []  # (status, message) of the next calls, in order
+        self.fail_next: list[tuple[int, str]] = []  # (status, message) of the next calls, in order; 0 = none
         self.asked: list[tuple[str, str, str]] = []  # method, path, namespace
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -149,7 +149,8 @@ class FakeVault:
                 return Answer(200, {"type": "shamir", "initialized": True, "sealed": self.sealed, "version": "2.6.2"})
             if self.fail_next:
                 status, message = self.fail_next.pop(0)
-                raise VaultError(status, message)
+                if status:
+                    raise VaultError(status, message)
             if self.sealed:
                 raise VaultError(503, "Vault is sealed")
             if self.standby_of:

@@ -91,10 +91,13 @@ def pattern_of(template: str) -> str:
     return found + re.escape(template[end:])
 
 
-def check_template(path: str) -> str:
-    """What is wrong with a path template; "" if nothing."""
+def check_template(path: str, *, writable: bool = True) -> str:
+    """What is wrong with a path template; "" if nothing.
+
+    What is written must be read back exactly, so there a slash stands between two placeholders.
+    """
     names = _PLACEHOLDER.findall(path)
-    if not path or path.startswith("/") or path.endswith("/") or "//" in path:
+    if not path or any(part in ("", ".", "..") for part in path.split("/")):
         return "is no path: no slash at either end, no empty part"
     if unknown := [name for name in names if name not in ADDRESS_PARTS]:
         return f"has an unknown placeholder {{{unknown[0]}}}"
@@ -102,7 +105,7 @@ def check_template(path: str) -> str:
         return "names a placeholder twice"
     if "{" in _PLACEHOLDER.sub("", path) or "}" in _PLACEHOLDER.sub("", path):
         return "has a brace that belongs to no placeholder"
-    if re.search(r"\}[^/{]{0,1}\{", path) or any(part in ("", ".", "..") for part in path.split("/")):
+    if re.search(r"\}[^/{]*\{" if writable else r"\}\{", path):
         return "cannot be read back: put a slash between two placeholders"
     return ""
 
