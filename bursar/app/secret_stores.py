@@ -1,12 +1,14 @@
 """Which secret stores this node has: the sealed one, and those of the configuration, each with its cache."""
 
+import asyncio
+import contextlib
 import importlib
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bursar.app.places import secret_variables
-from bursar.app.web import WireWeb
+from bursar.app.web import WireWeb, check_proxy
 from bursar.config import AwsStore as AwsSettings
 from bursar.config import Cache, Config, VaultLogin
 from bursar.config import VaultStore as VaultSettings
@@ -25,6 +27,8 @@ from bursar.secrets.vault_leases import DynamicSecret, DynamicSecrets
 from bursar.secrets.vault_login import VaultClient
 from bursar.secrets.vault_login import VaultLogin as Login
 
+_LEAVE_S = 3.0
+
 
 class Opened(NamedTuple):
     """The stores, and the ways to them, to be closed at the end."""
@@ -33,7 +37,10 @@ class Opened(NamedTuple):
     webs: list[WireWeb]
 
     async def close(self) -> None:
-        await self.stores.close()
+        """Give back leases and logins, as far as that is quick; they end by themselves as well."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_S):
+                await self.stores.close()
         for web in self.webs:
             await web.close()
 
@@ -146,4 +153,6 @@ def _cached(store: SecretStore, clock: Clock, cache: Cache) -> CachedStore:
 
 def _proxy(env: MutableMapping[str, str]) -> tuple[str | None, str]:
     proxy = env.get("HTTPS_PROXY") or env.get("https_proxy") or None
+    if proxy is not None:
+        check_proxy(proxy)
     return proxy, env.get("NO_PROXY") or env.get("no_proxy") or ""

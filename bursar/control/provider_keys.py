@@ -102,10 +102,15 @@ class ProviderKeys:
         return self._store.states()
 
     def flags(self, entry: SecretEntry) -> tuple[str, ...]:
-        """What somebody should look at: unowned, unknown_shape, or the word why the entry is closed."""
-        odd = (entry.id, entry.version) in self._odd
-        flags = ("unowned" if entry.unowned else "", "unknown_shape" if odd else "", entry.fault)
-        return tuple(flag for flag in flags if flag)
+        """What somebody should look at: unowned, unknown_owner, unknown_shape, or the word why the entry is closed."""
+        owner = entry.tags.get("billing_owner", UNASSIGNED)
+        flags = {
+            "unowned": entry.unowned,
+            "unknown_owner": not entry.unowned and self._directory.book.find(Owner, owner) is None,
+            "unknown_shape": (entry.id, entry.version) in self._odd,
+            entry.fault: bool(entry.fault),
+        }
+        return tuple(flag for flag, holds in flags.items() if holds)
 
     def look_at(self, entry: SecretEntry, version: int, value: Secret) -> bool:
         """Remember whether a value looks like no key that is known: accepted (providers change theirs), but flagged."""
@@ -183,7 +188,9 @@ class ProviderKeys:
 
     async def sync(self, actor: str = "control", target: str = "secret/*") -> int:
         """Bring the directory in line with the store -> how many entries differed."""
-        entries = {entry.id: provider_key_of(entry) for entry in await self._store.entries()}
+        # One whose address cannot be read is listed, but no gateway learns of it: they take addresses apart.
+        found = [entry for entry in await self._store.entries() if entry.fault != "invalid_address"]
+        entries = {entry.id: provider_key_of(entry) for entry in found}
         differed = 0
 
         def decide(book: Book) -> Change:

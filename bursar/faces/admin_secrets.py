@@ -55,7 +55,7 @@ class SecretView(Shape, frozen=True, kw_only=True):
     unowned: bool
     disabled: bool
     fault: str  # the word why it cannot be used as it lies there; empty = fine
-    flags: tuple[str, ...]  # what somebody should look at: unowned, unknown_shape, the fault
+    flags: tuple[str, ...]  # what somebody should look at: unowned, unknown_owner, unknown_shape, the fault
     created_at: str
     updated_at: str
 

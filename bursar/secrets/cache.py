@@ -193,12 +193,19 @@ class CachedStore:
         try:
             answer = await self._guarded(fetch)
         except Refusal as refusal:
-            if refusal.word in _KEPT_REFUSALS and self._flights.get(key) is me:
-                self._kept[key] = _Kept(self._clock.monotonic(), refusal=refusal)
+            if self._flights.get(key) is me:
+                self._keep_refusal(key, refusal)
             raise
         if self._flights.get(key) is me:  # else it was changed meanwhile
             self._kept[key] = _Kept(self._clock.monotonic(), answer)
         return answer
+
+    def _keep_refusal(self, key: Hashable, refusal: Refusal) -> None:
+        """An outage is remembered only where nothing is kept that may serve through it."""
+        kept, now = self._kept.get(key), self._clock.monotonic()
+        lost = refusal.word in AWAY and (kept is None or not self._may_serve(kept, now))
+        if refusal.word in _KEPT_REFUSALS or lost:
+            self._kept[key] = _Kept(now, refusal=refusal)
 
     async def _guarded(self, act: Callable[[], Awaitable[T]]) -> T:
         """Through the breaker. Raises Refusal: the store's own, or at once the last one while it is left alone."""

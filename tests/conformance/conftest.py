@@ -11,6 +11,7 @@ import pytest
 from bursar.app.web import WireWeb
 from bursar.core.secret import Secret
 from bursar.secrets.aws import AwsPlace, AwsStore
+from bursar.secrets.cache import CachedStore
 from bursar.secrets.embedded import EmbeddedStore
 from bursar.secrets.sealed_postgres import SealedPostgres
 from bursar.secrets.values import Fingerprint
@@ -24,7 +25,7 @@ from tests.conformance.clouds import forget, moto_running
 from tests.conformance.stands import Stand, environment, mounted, writable
 from tests.vault.fake import FakeVault
 
-WRITABLE = ("embedded", "postgres", "vault", "vault-data", "aws", "aws-json")
+WRITABLE = ("embedded", "postgres", "vault", "vault-data", "vault-cached", "aws", "aws-json")
 READ_ONLY = ("mounted", "mounted-json", "environment")
 
 
@@ -91,7 +92,8 @@ async def opened(name: str, request: pytest.FixtureRequest, folder: Path, web: W
         yield writable(await SealedPostgres.open(way, [wrapper], clock, entropy))
         await way.close()
     elif name.startswith("vault"):
-        yield writable(vault_store(given("vault"), web, "data" if name == "vault-data" else "custom_metadata"))
+        vault = vault_store(given("vault"), web, "data" if name == "vault-data" else "custom_metadata")
+        yield writable(CachedStore(vault, clock) if name == "vault-cached" else vault)
     elif name.startswith("aws"):
         place = AwsPlace(region="eu-central-1", endpoint=given("moto"), value_field="value" if "json" in name else "")
         aws = AwsStore("cloud", place, Fingerprint(Secret("conformance")))

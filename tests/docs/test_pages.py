@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.grounds import ground_of
 from tests.docs.pages import FOR_THE_EYE, Reader, blocks, matches, runnable
 from tests.e2e.broker import ROOT, Broker
 
@@ -23,9 +24,10 @@ PROMISE = (
 
 @pytest.mark.parametrize("page", RUNNABLE)
 def test_a_page_works_as_shown(page: str, make_broker: Callable[..., Broker], tmp_path: Path) -> None:
-    reader = Reader(make_broker().start(), tmp_path / "reader")
-    for block in runnable(page):
-        reader.run(block)
+    with ground_of(page) as ground:
+        reader = Reader(make_broker(**ground).start(), tmp_path / "reader")
+        for block in runnable(page):
+            reader.run(block)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -185,6 +185,27 @@ def test_an_outage_stops_what_is_new_and_nothing_that_lives(
     assert used(upstream, keys["cloud"])
 
 
+def test_a_vault_that_hangs_stops_neither_start_nor_stop(
+    make_broker: Callable[..., Broker], upstream: Emulated, vault: FakeVault
+) -> None:
+    vault.delay = 20
+    config = {
+        "providers": providers(upstream.url),
+        "secrets": {"vault": {"corp": {"url": vault.url, "timeout": "1s"}}},
+    }
+    broker = make_broker(config=config, env={"VAULT_TOKEN": "hvs.any"}).start()
+    key = new_key()
+    body = {"address": "own/*/api_key/prod/*", "value": key, "tags": {"billing_owner": "demo"}}
+    assert ask(broker, "own").status_code == 503, "no made-up answer while it is not known what lies in the Vault"
+    assert broker.admin("POST", "/v1/admin/provider-keys", json=body).status_code == 201
+    assert ask(broker, "own").status_code == 200
+    assert used(upstream, key)
+    since = time.monotonic()
+    assert broker.stop() == 0
+    assert time.monotonic() - since < 15
+    vault.delay = 0
+
+
 @pytest.mark.parametrize("allowed", [False, True])
 def test_reading_in_clear_is_off_unless_the_node_allows_it(make_broker: Callable[..., Broker], allowed: bool) -> None:
     key = new_key()

@@ -25,6 +25,8 @@ from tests.e2e.broker import Broker
 from tests.e2e.tenants import Tenants
 from tests.faults.caller import ask, asking, script
 from tests.providers.emulated import Emulated
+from tests.vault.fake import FakeVault
+from tests.vault.logins import AppRole
 
 
 def canary(name: str) -> str:
@@ -55,7 +57,9 @@ class Canaries:
     """What is planted, and every place that was looked at."""
 
     def __init__(self) -> None:
-        self.planted = {name: canary(name) for name in ("provider", "environment", "proxy", "prompt", "answer")}
+        names = ("provider", "environment", "proxy", "prompt", "answer")
+        names += ("vault_token", "secret_id", "in_vault", "in_mount")
+        self.planted = {name: canary(name) for name in names}
 
     def seen_in(self, data: bytes) -> list[str]:
         return [
@@ -90,14 +94,42 @@ def picky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulated]:
 
 
 @pytest.fixture(scope="module")
+def secret_stores(tmp_path_factory: pytest.TempPathFactory, canaries: Canaries) -> Iterator[dict[str, Any]]:
+    """Settings of a Vault by token, the same by AppRole, and a mounted directory: each with what must not be seen."""
+    folder = tmp_path_factory.mktemp("stores")
+    with FakeVault() as vault:
+        token = vault.lives.find(vault.token('path "secret/*" { capabilities = ["read", "list"] }'))
+        vault.lives.tokens[canaries.planted["vault_token"]] = token
+        role_id, secret_id = vault.approle("bursar", 'path "secret/*" { capabilities = ["read", "list"] }')
+        login = vault.spaces[""].logins["approle"]
+        assert isinstance(login, AppRole)
+        login.secret_ids[canaries.planted["secret_id"]] = login.secret_ids[secret_id]
+        (folder / "secret-id").write_text(canaries.planted["secret_id"])
+        vault.write("llm/vaulted/key", {"value": canaries.planted["in_vault"], "billing_owner": "demo"})
+        (folder / "mount").mkdir()
+        (folder / "mount/mounted").write_text(canaries.planted["in_mount"])
+        lies = {"url": vault.url, "path": "llm/{provider}/{key_type}", "tags_in": "data"}
+        by_role = {"method": "approle", "role": role_id, "file": str(folder / "secret-id")}
+        yield {
+            "vault": {"corp": lies, "other": {**lies, "path": "none/{provider}", "login": by_role}},
+            "mounted": {"disk": {"folder": str(folder / "mount"), "tags": {"billing_owner": "demo"}}},
+        }
+
+
+@pytest.fixture(scope="module")
 def planted(
-    tmp_path_factory: pytest.TempPathFactory, canaries: Canaries, upstream: Emulated, picky: Emulated
+    tmp_path_factory: pytest.TempPathFactory,
+    canaries: Canaries,
+    upstream: Emulated,
+    picky: Emulated,
+    secret_stores: dict[str, Any],
 ) -> Iterator[Broker]:
     """A broker with a provider key of its own for providers that answer, refuse it, are away, or are behind a proxy."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         closed = nobody.getsockname()[1]
     models = {"fine": upstream.url, "picky": picky.url, "away": f"http://127.0.0.1:{closed}"}
+    models |= {"vaulted": upstream.url, "mounted": upstream.url}
     providers: dict[str, Any] = {
         name: {
             "dialect": "openai",
@@ -118,11 +150,13 @@ def planted(
     env = {
         "OPENAI_API_KEY": canaries.planted["environment"],
         "HTTPS_PROXY": f"http://user:{canaries.planted['proxy']}@127.0.0.1:{closed}",
+        "VAULT_TOKEN": canaries.planted["vault_token"],
     }
-    running = Broker(tmp_path_factory.mktemp("planted"), config={"providers": providers}, env=env)
+    config = {"providers": providers, "secrets": secret_stores}
+    running = Broker(tmp_path_factory.mktemp("planted"), config=config, env=env)
     try:
         running.start()
-        for name in providers:
+        for name in set(providers) - {"vaulted", "mounted"}:
             put = {"address": f"{name}/*/api_key/prod/*", "value": canaries.planted["provider"]}
             put |= {"tags": {"billing_owner": "demo", "purpose": "inference"}, "allow_duplicate": True}
             answer = running.admin("POST", "/v1/admin/provider-keys", json=put)
@@ -152,7 +186,7 @@ def calls(canaries: Canaries) -> dict[str, dict[str, Any]]:
         text = canaries.planted["prompt"] + script(text=canaries.planted["answer"], **fields)
         found[name] = asking("openai", text, model="fine-model", stream=name in ("broken", "garbage"))
     prompt = canaries.planted["prompt"]
-    for model in ("picky-model", "away-model", "proxied-model", "no-such-model"):
+    for model in ("vaulted-model", "mounted-model", "picky-model", "away-model", "proxied-model", "no-such-model"):
         found[model] = asking("openai", prompt, model=model)
     found["invalid"] = asking("openai", prompt, model="fine-model", max_tokens=-1)
     found["unbounded"] = asking("openai", prompt, model="fine-model", background=True)
@@ -174,7 +208,8 @@ def test_no_caller_is_told(planted: Broker, canaries: Canaries, upstream: Emulat
 
     answers = asyncio.run(all_calls())
     assert (answers["fine"].status, answers["picky-model"].word) == (200, "upstream_key_refused")
-    assert digest(canaries.planted["provider"]) in upstream.report()["credentials"], "the key was really used"
+    for name in ("provider", "in_vault", "in_mount"):
+        assert digest(canaries.planted[name]) in upstream.report()["credentials"], "the key was really used"
     assert (answers["away-model"].word, answers["proxied-model"].word) == ("upstream_unreachable",) * 2
     looking = Canaries()
     looking.planted = own
@@ -199,7 +234,14 @@ def test_no_page_tells(planted: Broker, canaries: Canaries) -> None:
             canaries.absent(path, answer.content)
             read += 1
     assert read > 15
-    for command in (["secrets", "list"], ["keys", "list"], ["usage"], ["status"], ["audit", "verify"]):
+    for command in (
+        ["secrets", "list"],
+        ["secrets", "stores"],
+        ["keys", "list"],
+        ["usage"],
+        ["status"],
+        ["audit", "verify"],
+    ):
         done = planted.cli(*command)
         canaries.absent(" ".join(command), done.stdout + done.stderr)
 
@@ -219,7 +261,7 @@ def test_nothing_that_runs_shows_more_than_it_must(planted: Broker, canaries: Ca
     for name, pid in planted.pids().items():
         canaries.absent(f"the command line of {name}", Path(f"/proc/{pid}/cmdline").read_bytes())
         held = canaries.seen_in(Path(f"/proc/{pid}/environ").read_bytes())
-        allowed = {"proxy"} if name in ("gateway", "emulator") else {"proxy", "environment"}
+        allowed = {"proxy"} if name in ("gateway", "emulator") else {"proxy", "environment", "vault_token"}
         assert {place.split()[0] for place in held} <= allowed, name
 
 

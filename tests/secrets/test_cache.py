@@ -187,6 +187,18 @@ async def test_while_it_is_away_each_question_is_asked_rarely(
     assert store.asked == ["entry"]
 
 
+async def test_an_outage_from_the_start_is_not_waited_for_again_and_again(
+    store: Scripted, cached: CachedStore, clock: Clock
+) -> None:
+    store.word = "secrets_unavailable"
+    for _ in range(10):
+        assert await word_of(cached.entries()) == "secrets_unavailable"
+    assert store.asked == ["entries"]
+    store.word = ""
+    clock.seconds += 5
+    assert await cached.entries() == []
+
+
 async def test_the_breaker_leaves_it_alone_and_tries_with_one_call(
     store: Scripted, cached: CachedStore, clock: Clock
 ) -> None:
@@ -196,7 +208,7 @@ async def test_the_breaker_leaves_it_alone_and_tries_with_one_call(
     store.asked = []
     for number in range(10):
         with pytest.raises(Refusal) as refused:
-            await cached.entry(f"sec_{number}")
+            await cached.entry(f"sec_new_{number}")
         assert refused.value.retry_after == pytest.approx(POLICY.cool_down)
     assert store.asked == []
     clock.seconds += POLICY.cool_down
@@ -207,7 +219,7 @@ async def test_the_breaker_leaves_it_alone_and_tries_with_one_call(
     assert await word_of(cached.entry("sec_other")) == "secrets_unavailable", "one call is the trial"
     store.gate.set()
     await trial
-    await cached.entry("sec_other")
+    await cached.entry("sec_third")
     assert store.asked == ["entry", "entry"]
 
 

@@ -226,7 +226,7 @@ async def test_sealed(vault: FakeVault, opened: Opened) -> None:
 
 async def test_slow_down_and_broken(vault: FakeVault, web: WireWeb, canary: Secret) -> None:
     slow = Opened(vault, web, lambda: canary, seconds=0.2)
-    vault.delay = 0.6
+    vault.delay = 5
     refusal = await refusal_of(slow.store.entries())
     assert (refusal.word, "0.2 s" in refusal.message) == ("secrets_unavailable", True)
     vault.delay = 0
