@@ -42,6 +42,9 @@ def check_files(config: Config) -> list[Fault]:
         files = {"ca": sink.ca, "cert": sink.cert, "key": sink.key, "secret_file": sink.secret_file}
         there = "give the path of a file that exists"
         named += [(f"audit.sinks[{index}].{field}", name, there) for field, name in files.items() if name]
+    for name, vault in config.secrets.vault.items():
+        if vault.ca_file:
+            named += [(f"secrets.vault.{name}.ca_file", vault.ca_file, "give the path of a PEM bundle")]
     return [
         Fault(path, "no_such_file", f"there is no file {name}", hint)
         for path, name, hint in named

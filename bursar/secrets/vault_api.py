@@ -91,7 +91,7 @@ class VaultApi:
             try:
                 return await self._web.call(method, url, headers, body, self._seconds)
             except UpstreamFault as fault:
-                if last or not (method in ("GET", "LIST") and fault.kind == "reset"):
+                if last or not (method == "GET" and fault.kind == "reset"):
                     kind = fault.kind
                     break
         slow = "timeout" in kind

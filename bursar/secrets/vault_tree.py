@@ -26,7 +26,7 @@ async def walk(client: VaultClient, mount: str, layout: Layout) -> list[str]:
 
 async def _below(client: VaultClient, mount: str, folder: str, segment: str, end: str) -> list[str]:
     """Names in a folder that fit a segment of the template; with `end` "/" the folders, else the secrets."""
-    reply = await client.ask("LIST", f"{mount}/metadata/{folder}")
+    reply = await client.ask("GET", f"{mount}/metadata/{folder}", query="list=true")  # proxies know no LIST
     names = reply.data.get("keys") or []
     fits = re.compile(pattern_of(segment) + re.escape(end))
     return [name for name in names[:_MOST_PATHS] if isinstance(name, str) and fits.fullmatch(name)]
