@@ -12,6 +12,7 @@ from bursar.control.directory import Audit, Book, Change, Directory, Facts
 from bursar.control.unbroken import Unbroken
 from bursar.core.directory import Owner, ProviderKey
 from bursar.core.errors import Refusal
+from bursar.core.key_shapes import unknown_shape
 from bursar.core.provider_keys import (
     UNASSIGNED,
     SecretEntry,
@@ -19,7 +20,6 @@ from bursar.core.provider_keys import (
     check_address,
     check_tags,
     provider_key_of,
-    unknown_shape,
 )
 from bursar.core.secret import Secret
 from bursar.core.strict import suggest

@@ -14,9 +14,6 @@ import msgspec
 
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import Refusal
-from bursar.core.key_shapes import look
-from bursar.core.routing import EMULATOR_ENVIRONMENT
-from bursar.core.secret import Secret
 
 UNASSIGNED = "unassigned"
 ADDRESS_PARTS = ("provider", "model", "key_type", "environment", "team")
@@ -148,16 +145,6 @@ def provider_key_of(entry: SecretEntry) -> ProviderKey:
         tags={name: value for name, value in tags.items() if name not in BINDING_TAGS},
         store=entry.store,
     )
-
-
-def unknown_shape(address: str, value: Secret) -> bool:
-    """Whether a value looks like no key that is known. Providers change theirs: a flag for people, never a gate."""
-    provider, _, _, environment, _ = (*address.split("/"), "", "", "", "", "")[:5]
-    if environment == EMULATOR_ENVIRONMENT:
-        return False
-    raw = value.reveal().encode("utf-8", "surrogatepass")
-    named = provider.encode() + b"_api_key="  # some keys are told by their provider's name only
-    return not look(raw) and not look(named + raw)
 
 
 def _split(value: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
