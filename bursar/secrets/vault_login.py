@@ -54,12 +54,24 @@ class VaultLogin:
         self._due = NEVER  # monotonic instant of the next renewal
         self._ends = NEVER
         self._turn = asyncio.Lock()
+        self._fault: tuple[float, Refusal] | None = None  # the last login that failed, and when
 
     async def token(self) -> Secret:
-        """A token that lives; logs in when there is none. Raises Refusal."""
+        """A token that lives; logs in when there is none. Raises Refusal.
+
+        Whoever waited while a login failed gets its refusal: a crowd before a Vault that hangs waits once, not in turn.
+        """
+        asked = self._clock.monotonic()
         async with self._turn:
             if self._token is None or self._clock.monotonic() >= self._ends:
-                await self._log_in()
+                if self._fault is not None and self._fault[0] > asked:
+                    known = self._fault[1]
+                    raise Refusal(known.word, known.message, known.hint, known.retry_after)
+                try:
+                    await self._log_in()
+                except Refusal as refusal:
+                    self._fault = (self._clock.monotonic(), refusal)
+                    raise
             assert self._token is not None
             return self._token
 

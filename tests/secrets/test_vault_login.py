@@ -1,5 +1,6 @@
 """How Bursar is let in by Vault, stays in, and is let in again; leased credentials likewise."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
 
@@ -95,6 +96,16 @@ async def test_a_renewal_that_fails_is_tried_again(vault: FakeVault, web: WireWe
     assert await opened.store.tend() > 30
     assert renewals(vault) == 2
     assert vault.spaces[""].logins["approle"].logins == 1
+
+
+async def test_a_crowd_before_a_failing_login_waits_once(vault: FakeVault, web: WireWeb) -> None:
+    opened = approle(vault, web)
+    vault.delay, vault.sealed = 0.3, True
+    found = await asyncio.gather(*(opened.login.token() for _ in range(20)), return_exceptions=True)
+    assert {one.word for one in found if isinstance(one, Refusal)} == {"store_sealed"}
+    assert sum(path.endswith("/login") for _, path, _ in vault.asked) == 1
+    vault.delay, vault.sealed = 0, False
+    assert await opened.login.token()
 
 
 async def test_a_revoked_token_is_replaced_once(vault: FakeVault, web: WireWeb) -> None:
