@@ -143,7 +143,7 @@ class DynamicSecrets:
             if refusal.word not in ("store_denied", "store_mismatch"):
                 raise
             return False
-        left = float(reply.lease_duration)
+        left = one.ttl if reply.status == 204 else float(reply.lease_duration)
         now = self._clock.monotonic()
         one.ends = now + left
         one.due = now + left * RENEW_AFTER
