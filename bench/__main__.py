@@ -1,4 +1,4 @@
-"""``make bench``: measures F1 to F5 and T, and writes bench/RESULTS.md.
+"""``make bench``: measures F1 to F6 and T, and writes bench/RESULTS.md.
 
 ``ARGS="--quick"`` for a short look that is printed and not kept, ``ARGS="--rows f1,f3"`` for some of the rows.
 """
@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 
-from bench import audit, report, rows, targets, tokens
+from bench import audit, money, report, rows, targets, tokens
 from bench.rows import LARGE, SMALL, Case, Measured
 from bench.stand import Stand
 from bench.targets import Target
@@ -31,6 +31,9 @@ def measure(wanted: set[str], rounds: int, seconds: float) -> tuple[Measured, di
     if "t" in wanted:
         say("T: who is calling")
         measured.tokens = tokens.measure(rounds)
+    if "f6" in wanted:
+        say("F6: money of many nodes")
+        measured.f6 = money.measure(seconds)
     with Stand() as stand:
         bursar = stand.broker.target()
         if "f4" in wanted:  # before the load has grown anything
@@ -61,7 +64,7 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--rows", default="f1,f2,f3,f4,f5,t,audit", help="which of them, comma between")
+    parser.add_argument("--rows", default="f1,f2,f3,f4,f5,f6,t,audit", help="which of them, comma between")
     parser.add_argument("--quick", action="store_true", help="one short round, printed and not kept")
     given = parser.parse_args()
     rounds, seconds = (1, 1.0) if given.quick else (3, 3.0)

@@ -12,6 +12,7 @@ import uvloop
 
 from bench.accounts import cpu_seconds, memory
 from bench.broker import ShippedBroker, installed
+from bench.figures_money import MoneyMeasured
 from bench.load import Load, chat_body, finish_streams, open_streams, wrk
 from bench.targets import OUT, Target, descriptors
 
@@ -54,6 +55,7 @@ class Measured:
     f4: dict[str, float] = field(default_factory=dict)
     f5: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, float] = field(default_factory=dict)
+    f6: MoneyMeasured | None = None
     audit: dict[str, float] = field(default_factory=dict)
 
 

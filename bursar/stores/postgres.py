@@ -20,7 +20,7 @@ from bursar.core.secret import Secret
 
 Connection = Any  # asyncpg's own: it has no types
 
-AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """What a statement or a connection can fail with. Whether a commit that failed so stands, only the database knows."""
 
 _BROKEN = (OSError, TimeoutError, asyncio.CancelledError, asyncpg.InterfaceError)

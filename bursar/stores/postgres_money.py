@@ -69,12 +69,26 @@ class PostgresMoney:
         Raises OSError, ValueError for a spool that cannot be read.
         """
         self._runner.settle(*self._spool.read())
-        self._tasks = [asyncio.create_task(self._runner.run()), asyncio.create_task(self._keep())]
+        self._tasks = [asyncio.create_task(self._keep())]
+        self._run()
         try:
             async with asyncio.timeout(seconds):
                 await self._runner.up.wait()
         except TimeoutError:
             _log.warning("money is closed: %s", self.down)
+
+    def _run(self) -> None:
+        task = asyncio.create_task(self._runner.run())
+        task.add_done_callback(self._ran)
+        self._tasks.append(task)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        """A fault of our own must not end what sends settles."""
+        self._tasks.remove(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            _log.error("what sends money failed, and is begun again", exc_info=fault)
+            self._runner.failed(fault)
+            self._run()
 
     async def close(self) -> None:
         """Send what is to be sent, keep what cannot be, and end the session. Raises OSError if it cannot be kept."""
@@ -82,9 +96,10 @@ class PostgresMoney:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_S):
                 await runner.idle.wait()
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         runner.stop()
         self._spool.write(runner.unsettled)
         try:

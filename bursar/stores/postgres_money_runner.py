@@ -151,11 +151,16 @@ class Runner:
         if db is not None:
             db.terminate()
 
+    def failed(self, fault: BaseException) -> None:
+        """The task has ended by a fault of our own. Nothing is lost: it can be begun again."""
+        self._close_money(f"{type(fault).__name__} inside Bursar")
+
     def stop(self) -> None:
         """The task has ended: nothing is sent any more."""
         if self._taking is not None:
             self._taking.cancel()
-        self._close_money("stopped")
+        self.down = self.down or "stopped"  # no fault: nothing is said
+        self._close_money(self.down)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

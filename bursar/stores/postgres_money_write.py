@@ -50,11 +50,14 @@ async def write_back(
         made = await db.fetch(store.sql(_NEW), *zip(*(_flags(budget) for budget in fresh), strict=True))
         numbers = numbers | {b.definition.id: row["no"] for b, row in zip(fresh, made, strict=True)}
     await write_definitions(store, db, [record for record in records if isinstance(record, DefineRecord)], numbers)
-    for name, budget in ledger.budgets.items():
-        old, new = before.get(name), budget.image()
-        if old != new and (old is not None or new.rows):
-            await db.execute(store.sql(_STATE), numbers[name], *_state(budget))
-            await _write_windows(store, db, numbers[name], old, new)
+    changed = [
+        (numbers[name], budget, before.get(name), image)
+        for name, budget in ledger.budgets.items()
+        if (image := budget.image()) != before.get(name) and (name in before or image.rows)
+    ]
+    if changed:
+        await db.executemany(store.sql(_STATE), [(no, *_state(budget)) for no, budget, _, _ in changed])
+        await _write_windows(store, db, [(no, old, new) for no, _, old, new in changed])
     await _write_records(store, db, records, numbers)
     return numbers
 
@@ -94,13 +97,18 @@ def _state(budget: Budget) -> tuple[object, ...]:
     )
 
 
-async def _write_windows(store: Postgres, db: Connection, no: int, old: BudgetImage | None, new: BudgetImage) -> None:
+async def _write_windows(
+    store: Postgres, db: Connection, changes: Sequence[tuple[int, BudgetImage | None, BudgetImage]]
+) -> None:
     """The current window lies in the budget's row, the others here."""
-    was, now = _others(old), _others(new)
-    gone = [number for number in was if number not in now]
+    gone, changed = list[tuple[int, list[int]]](), list[tuple[object, ...]]()
+    for no, old, new in changes:
+        was, now = _others(old), _others(new)
+        if over := [number for number in was if number not in now]:
+            gone.append((no, over))
+        changed += [(no, *_written(row)) for number, row in now.items() if was.get(number) != row]
     if gone:
-        await db.execute(store.sql(_FORGET), no, gone)
-    changed = [(no, *_written(row)) for number, row in now.items() if was.get(number) != row]
+        await db.executemany(store.sql(_FORGET), gone)
     if changed:
         await db.executemany(store.sql(_WINDOW), changed)
 

@@ -36,9 +36,10 @@ class Nodes:
     async def kill(self, money: PostgresMoney) -> None:
         """As kill -9: nothing is said to the database any more."""
         self.living.remove(money)
-        for task in money._tasks:
+        tasks = list(money._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*money._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         money._runner._drop()
 
     async def sql(self, statement: str, *arguments: object) -> Any:

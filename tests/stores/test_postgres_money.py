@@ -426,3 +426,23 @@ async def test_a_node_at_rest_says_nothing(nodes: Nodes) -> None:
     acts = money._runner.acts
     await asyncio.sleep(0.1)
     assert money._runner.acts == acts
+
+
+async def test_a_fault_of_our_own_loses_no_settle(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    money = await nodes.start()
+    money.define(budget(1000))
+    held = await money.hold(asking(10))
+    faults = [RuntimeError("ours"), RuntimeError("ours")]
+    turn = money._runner._turn
+
+    async def wrong() -> None:
+        if faults:
+            raise faults.pop()
+        await turn()
+
+    monkeypatch.setattr(money._runner, "_turn", wrong)
+    money.post(held.hold_id, settled(7))
+    await until(lambda: not faults or money.down)
+    await until(lambda: is_held(money))
+    assert await sums(money) == (7, 0)
+    await nodes.verify()
