@@ -1,4 +1,4 @@
-"""``make bench``: measures F1 to F6 and T, and writes bench/RESULTS.md.
+"""``make bench``: measures F1 to F6, T, the audit and the vault, and writes bench/RESULTS.md.
 
 ``ARGS="--quick"`` for a short look that is printed and not kept, ``ARGS="--rows f1,f3"`` for some of the rows.
 """
@@ -10,6 +10,7 @@ import time
 
 from bench import audit, money, report, rows, targets, tokens
 from bench.rows import LARGE, SMALL, Case, Measured
+from bench.secrets_rows import under_rewrap, vault_figures
 from bench.stand import Stand
 from bench.targets import Target
 
@@ -55,6 +56,10 @@ def measure(wanted: set[str], rounds: int, seconds: float) -> tuple[Measured, di
             say("audit: events appended, latency beside an export")
             measured.audit = audit.append_rates(seconds)
             measured.audit |= audit.f_export(stand.direct.url, targets.OUT / "audit", rounds, seconds)
+        if "vault" in wanted:
+            say("vault: leases, cold reads, a rewrap beside the data path")
+            measured.vault = vault_figures(rounds)
+            measured.rewrap = under_rewrap(bursar, stand.broker.admin_url, stand.broker.admin_token, rounds, seconds)
         return measured, stand.conditions
 
 
@@ -64,7 +69,7 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--rows", default="f1,f2,f3,f4,f5,f6,t,audit", help="which of them, comma between")
+    parser.add_argument("--rows", default="f1,f2,f3,f4,f5,f6,t,audit,vault", help="which of them, comma between")
     parser.add_argument("--quick", action="store_true", help="one short round, printed and not kept")
     given = parser.parse_args()
     rounds, seconds = (1, 1.0) if given.quick else (3, 3.0)

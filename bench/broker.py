@@ -44,6 +44,10 @@ class ShippedBroker:
         """Headers of the admin API."""
         return {"authorization": f"Bearer {self._broker.admin_token}"}
 
+    @property
+    def admin_token(self) -> str:
+        return self._broker.admin_token
+
     def start(self) -> "ShippedBroker":
         self._broker.start()
         tenants = Tenants(self._broker)

@@ -57,6 +57,8 @@ class Measured:
     tokens: dict[str, float] = field(default_factory=dict)
     f6: MoneyMeasured | None = None
     audit: dict[str, float] = field(default_factory=dict)
+    vault: dict[str, float] = field(default_factory=dict)
+    rewrap: dict[str, Figures] = field(default_factory=dict)
 
 
 def per_request(target: Target, case: Case, seconds: float) -> tuple[float, Load]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from bursar.app import ledger_desk, recovery_desk
+from bursar.app import backup_desk, ledger_desk, recovery_desk
 from bursar.app.clock import SystemClock
 from bursar.app.places import checkpoints_path, key_place
 from bursar.app.settings import read_config
@@ -110,6 +110,7 @@ def main() -> None:
         verify_audit=prove_audit,
         compare_prices=compare_prices,
         recovery=recovery_desk.DESK,
+        backup=backup_desk.DESK,
     )
     build_cli(offline)(prog_name="bursar")
 

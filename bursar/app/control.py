@@ -19,6 +19,7 @@ from bursar.app.audit_jobs import AuditJobs
 from bursar.app.audit_sinks import build_sinks
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.fetching import Fetcher
+from bursar.app.http_server import http_server
 from bursar.app.logs import set_up_logs
 from bursar.app.places import checkpoints_path
 from bursar.app.secret_stores import open_stores
@@ -45,6 +46,7 @@ from bursar.control.first_start import (
 )
 from bursar.control.history import History
 from bursar.control.issuer_keys import IssuerKeys
+from bursar.control.key_map import KeyMap
 from bursar.control.keys import Keys
 from bursar.control.metrics import MetricsBoard
 from bursar.control.owners import Owners
@@ -52,8 +54,11 @@ from bursar.control.prices import Prices
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.refresh import follow_stores, tend_stores
 from bursar.control.release import Releases
+from bursar.control.restored import RestoredNode
 from bursar.control.signing_keys import SigningKeys
+from bursar.control.spend_notes import SpendNotes
 from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
+from bursar.control.tag_sheets import TagSheets
 from bursar.control.teams import Teams
 from bursar.control.token_marks import TokenMarks
 from bursar.control.tokens import Tokens
@@ -63,6 +68,7 @@ from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.audit import AuditFailed
 from bursar.core.directory import ProviderKey, Snapshot
 from bursar.core.errors import Refusal
+from bursar.core.restore import paused_refusal
 from bursar.core.secret import Secret
 from bursar.core.telemetry import MetricsDelta
 from bursar.core.units import NS_PER_S
@@ -81,6 +87,7 @@ from bursar.stores.audit_people_db import PeopleDb
 from bursar.stores.catalogue import load as load_catalogue
 from bursar.stores.directory_db import DirectoryDb
 from bursar.stores.projection_view import LedgerView, ProjectionFault
+from bursar.stores.restore_marker import MarkerFile
 from bursar.stores.schema import SchemaFault
 from bursar.wire.client import Client, ClientConfig
 
@@ -106,6 +113,8 @@ class Control:
         self._build_directory()
         self._board = MetricsBoard()
         self._ledger = LedgerView(self._folder / "journal", self._folder / "ledger.db", self._clock)
+        self._spend_notes = SpendNotes(self._ledger, self._audit)
+        self._restored = RestoredNode(MarkerFile(self._folder), self._audit, self._clock)
         self._link = ControlEnd(self)
         self._directory.subscribe(self._link.publish)
 
@@ -177,6 +186,7 @@ class Control:
         return self._pepper
 
     async def release(self, node: str, secret_id: str, version: int) -> tuple[Secret, int]:
+        self._restored.check()
         lease = await self._releases.release(secret_id, version, node, "lease")
         return lease.value, lease.expires_at
 
@@ -215,6 +225,7 @@ class Control:
             asyncio.create_task(follow_stores(self.provider_keys, self._spec.config.secrets.refresh)),
             asyncio.create_task(self.signing.keep_rotating(self._spec.config.tokens.rotate_every)),
             asyncio.create_task(tend_stores(self._secrets.stores.tend)),
+            asyncio.create_task(self._spend_notes.for_ever()),
         ]
         servers = [self._admin_server(), self._metrics_server()]
         fds = [self._spec.admin_fds[0], self._spec.metrics_fds[0]]
@@ -232,6 +243,7 @@ class Control:
             task.cancel()
         await self._link.close()
         await self._client.close()
+        await self._spend_notes.note_the_end()
         await self._close()
 
     async def _first_acts(self) -> Ready:
@@ -293,18 +305,23 @@ class Control:
             budgets=self.budgets,
             provider_keys=self.provider_keys,
             wrapping_keys=self.wrapping_keys,
+            key_map=KeyMap(
+                self._directory, self._secrets.stores, self._ledger, may_reveal=self._spec.config.secrets.reveal
+            ),
+            tag_sheets=TagSheets(self._directory, self.provider_keys),
             prices=self.prices,
             usage=Usage(self._directory, self._ledger),
+            restored=self._restored,
             status=StatusBoard(self._directory, self._facts),
             audit=self._desk,
             trust=self.trust,
             federation=self.federation,
             tokens=self.tokens,
         )
-        return _server(build_admin(services, door, __version__))
+        return http_server(build_admin(services, door, __version__))
 
     def _metrics_server(self) -> uvicorn.Server:
-        return _server(build_metrics(self._board, self._processes, self._before_scrape))
+        return http_server(build_metrics(self._board, self._processes, self._before_scrape))
 
     async def _tell_of_guesses(self, failures: int, peer: str) -> None:
         await self.happened(self._spec.node, "admin.guess", f"peer/{peer}", {"failures": failures})
@@ -321,6 +338,7 @@ class Control:
             ],
             emulator=self._emulated and emulator_answers(self._directory.book.all(ProviderKey)),
             warnings=[
+                *([paused_refusal().message] if self._restored.paused else []),
                 *(f"audit sink {name}: {why}" for name, why in self._audit.faults().items()),
                 *(f"secret store {s.name}: {s.message}" for s in self.provider_keys.stores() if s.fault),
             ],
@@ -334,21 +352,6 @@ class Control:
         if len(gateways) == 1:
             gateways = {"gateway": next(iter(gateways.values()))}
         return {"control": os.getpid(), **gateways}
-
-
-def _server(application: object) -> uvicorn.Server:
-    config = uvicorn.Config(
-        application,  # type: ignore[arg-type]  # ASGI, as uvicorn takes it
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=2,
-        ws="none",
-    )
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # the vigil's task
-    return server
 
 
 def _keep_admin_token(path: Path, token: Secret) -> None:

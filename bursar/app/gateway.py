@@ -42,6 +42,7 @@ from bursar.providers.openai import OpenAI
 from bursar.stores.catalogue import load as load_catalogue
 from bursar.stores.journal import Journal, JournalDamaged
 from bursar.stores.memory_rates import MemoryRates
+from bursar.stores.restore_marker import is_paused
 from bursar.wire.client import Client, ClientConfig
 from bursar.wire.dial import Proxy
 from bursar.wire.server import Server, ServerConfig
@@ -96,6 +97,7 @@ class Gateway:
         )
         self.node.most_top_keys = settings.metrics.top_keys
         self.node.happenings = self._happen
+        self.node.paused = is_paused(folder)
         if settings.store.kind != "embedded":
             self.node.fresh_until = 0.0
         self.node.tokens.issuer = issuer_of(settings)
@@ -182,6 +184,9 @@ class Gateway:
             beats += 1
             if self._tls.changed():
                 self._reload_tls()
+            if self.node.paused and not is_paused(Path(self._spec.data)):
+                self.node.paused = False
+                _log.warning("released after a restore: serving again")
             self._ship(uses=beats % int(_USES_SECONDS / _SHIP_SECONDS) == 0)
 
     def _ship(self, *, uses: bool) -> None:

@@ -16,6 +16,8 @@ def key_place(wrapper: Wrapper, folder: Path) -> str:
         return f"derived from your passphrase ({wrapper.passphrase_env})"
     if wrapper.kind == "awskms":
         return f"in AWS KMS, {wrapper.awskms.key if wrapper.awskms else '?'}"
+    if wrapper.kind == "transit":
+        return f"in Vault, {wrapper.transit.mount}/{wrapper.transit.key}" if wrapper.transit else "in Vault"
     return f"in {keyfile_path(wrapper, folder)}"
 
 

@@ -110,6 +110,7 @@ class Supervisor:
         wrappers = (self._config.wrapper, *self._config.former_wrappers)
         ours = {wrapper.passphrase_env.upper() for wrapper in wrappers}
         ours |= {name.upper() for name in secret_variables(self._config.secrets)}
+        ours |= {wrapper.transit.credential_env.upper() for wrapper in wrappers if wrapper.transit}
         ours |= {sink.secret_env.upper() for sink in self._config.audit.sinks}
         clean = {
             name: value

@@ -5,13 +5,18 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bursar.app.clock import SystemClock
 from bursar.app.places import keyfile_path
-from bursar.config import AwsKms, Config, Wrapper
+from bursar.app.web import WireWeb
+from bursar.config import AwsKms, Config, Transit, Wrapper
+from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
 from bursar.ports import Entropy, KeyWrapper
 from bursar.secrets.sealed_file import sealed_under
 from bursar.secrets.sealing import WrapperError
-from bursar.secrets.wrap import keyfile, passphrase
+from bursar.secrets.vault_api import VaultApi
+from bursar.secrets.vault_login import VaultClient, VaultLogin
+from bursar.secrets.wrap import keyfile, passphrase, transit
 
 
 class Ring(NamedTuple):
@@ -54,6 +59,9 @@ async def _load(wrapper: Wrapper, maker: Maker, *, may_make: bool = False) -> Ke
     if wrapper.kind == "awskms":
         assert wrapper.awskms is not None  # checked with the configuration
         return await _from_kms(wrapper.awskms)
+    if wrapper.kind == "transit":
+        assert wrapper.transit is not None  # checked with the configuration
+        return await _from_transit(wrapper.transit, maker)
     if wrapper.kind == "passphrase":
         return _from_passphrase(wrapper.passphrase_env, maker, may_make=may_make)
     path = keyfile_path(wrapper, maker.folder)
@@ -76,6 +84,34 @@ def _from_passphrase(variable: str, maker: Maker, *, may_make: bool) -> KeyWrapp
     if may_make:
         return passphrase.create(given, maker.entropy)
     raise wrong or WrapperError("wrapper_lost", "Nothing was sealed under a passphrase", "See: bursar check")
+
+
+async def _from_transit(settings: Transit, maker: Maker) -> KeyWrapper:
+    given = Secret(maker.env.get(settings.credential_env, ""))
+    api = VaultApi(WireWeb(settings.ca), "of the wrapping key", settings.url, settings.namespace, settings.timeout)
+    login = VaultLogin(
+        api,
+        SystemClock(),
+        lambda: _shown(settings, given),
+        method=settings.login,
+        mount=settings.login_mount,
+        role=settings.role,
+    )
+    return await transit.connect(VaultClient(api, login), settings.mount, settings.key, maker.entropy)
+
+
+def _shown(settings: Transit, given: Secret) -> Secret:
+    """What the login shows. Raises Refusal(store_login_failed)."""
+    if not settings.credential_file:
+        if given.reveal():
+            return given
+        message, hint = f"The variable {settings.credential_env} is not set", "Or name a credential_file"
+        raise Refusal("store_login_failed", message, hint)
+    try:
+        return Secret(Path(settings.credential_file).read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        message = f"The file {settings.credential_file} cannot be read"
+        raise Refusal("store_login_failed", message, "See its path and its mode") from None
 
 
 async def _from_kms(settings: AwsKms) -> KeyWrapper:

@@ -129,12 +129,33 @@ class AwsKms(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Seconds = 5  # of each of two attempts
 
 
+class Transit(msgspec.Struct, frozen=True, kw_only=True):
+    """A key in the transit engine of Vault or OpenBao, and how this node logs in there.
+
+    What the login shows (a token, an AppRole's secret id, a JWT) comes from `credential_file`, read anew at each
+    login, else from the variable that `credential_env` names.
+    """
+
+    url: str
+    key: str = "bursar"
+    mount: str = "transit"
+    namespace: str = ""
+    login: Literal["token", "approle", "kubernetes", "jwt"] = "token"
+    login_mount: str = ""  # "" = the login's own name
+    role: str = ""  # of the login; for approle the role id
+    credential_file: str = ""
+    credential_env: str = "BURSAR_VAULT_TOKEN"
+    ca: str = ""  # PEM file; "" = certifi's
+    timeout: Seconds = 5  # of each call
+
+
 class Wrapper(msgspec.Struct, frozen=True, kw_only=True):
     """Where the key-encryption key comes from. `path` empty = `wrapping.key` in the data folder."""
 
-    kind: Literal["keyfile", "passphrase", "awskms"] = "keyfile"
+    kind: Literal["keyfile", "passphrase", "transit", "awskms"] = "keyfile"
     path: str = ""  # keyfile only
     passphrase_env: str = "BURSAR_PASSPHRASE"  # noqa: S105 - the name of the variable, not its value
+    transit: Transit | None = None
     awskms: AwsKms | None = None
 
 

@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from bursar.config import Config, Provider, Sink, Store
+from bursar.config import Config, Provider, Sink, Store, Transit
 from bursar.config.secret_stores import secrets_faults
 from bursar.config.store_url import faults_of_url
 from bursar.core.networks import read_network
@@ -120,6 +120,21 @@ def _wrappers(config: Config) -> Iterator[Fault]:
             yield Fault(f"{path}.path", "bad_value", said, "remove it, or use kind: keyfile")
         if wrapper.kind == "awskms" and (wrapper.awskms is None or not wrapper.awskms.key):
             yield Fault(f"{path}.awskms", "missing", "names no key", "write awskms: {key: alias/bursar}")
+        if wrapper.kind == "transit":
+            yield from _transit(f"{path}.transit", wrapper.transit)
+
+
+def _transit(path: str, transit: Transit | None) -> Iterator[Fault]:
+    if transit is None:
+        yield Fault(path, "missing", "is not there", "write transit: {url: https://vault.example:8200, key: bursar}")
+        return
+    url = urlsplit(transit.url)
+    if url.scheme not in {"http", "https"} or not url.hostname or url.username or url.query:
+        yield Fault(f"{path}.url", "bad_value", "is no address of Vault", "write https://vault.example:8200")
+    if not transit.key or not transit.mount:
+        yield Fault(f"{path}.key", "bad_value", "names no key", "write mount: transit and key: bursar")
+    if transit.login != "token" and not transit.role:
+        yield Fault(f"{path}.role", "missing", f"is needed for a login by {transit.login}", "name the role")
 
 
 def _providers(config: Config) -> Iterator[Fault]:

@@ -54,6 +54,8 @@ class ProviderKeyStore(Protocol):
 
     async def tag(self, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry: ...
 
+    async def tag_many(self, changes: Mapping[str, Mapping[str, str | None]]) -> list[SecretEntry]: ...
+
     async def set_disabled(self, secret_id: str, disabled: bool) -> SecretEntry: ...
 
     async def destroy(self, secret_id: str, version: int | None = None) -> None: ...
@@ -151,10 +153,20 @@ class ProviderKeys:
     async def tag(self, actor: str, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry:
         """Set tags; None removes one. Every version is sealed anew under them."""
         self._check_owner({name: value for name, value in changes.items() if value is not None})
-        facts = _tag_facts({name: value or "(removed)" for name, value in changes.items()})
-        return await self._act(
-            actor, "secret.tag", f"secret/{secret_id}", lambda: self._store.tag(secret_id, changes), facts
-        )
+        act = lambda: self._store.tag(secret_id, changes)  # noqa: E731
+        return await self._act(actor, "secret.tag", f"secret/{secret_id}", act, _changed_facts(changes))
+
+    async def tag_many(self, actor: str, changes: Mapping[str, Mapping[str, str | None]]) -> list[SecretEntry]:
+        """`tag` for several entries, all or none; one record for each in the audit."""
+        if not changes:
+            return []
+        for tags in changes.values():
+            self._check_owner({name: value for name, value in tags.items() if value is not None})
+        *others, (last, tags) = changes.items()
+        for secret_id, given in others:
+            await self._audit.append(actor, "secret.tag", f"secret/{secret_id}", _changed_facts(given))
+        act = lambda: self._store.tag_many(changes)  # noqa: E731
+        return await self._act(actor, "secret.tag", f"secret/{last}", act, _changed_facts(tags))
 
     async def set_disabled(self, actor: str, secret_id: str, disabled: bool) -> SecretEntry:
         action = "secret.disable" if disabled else "secret.enable"
@@ -236,6 +248,10 @@ class ProviderKeys:
         owner_id = tags.get("billing_owner", UNASSIGNED)
         if owner_id != UNASSIGNED:
             self._directory.book.get(Owner, owner_id)
+
+
+def _changed_facts(changes: Mapping[str, str | None]) -> dict[str, str | int]:
+    return _tag_facts({name: value or "(removed)" for name, value in changes.items()})
 
 
 def _tag_facts(tags: Mapping[str, str]) -> dict[str, str | int]:

@@ -166,6 +166,12 @@ RULES: dict[str, Rule] = {
     "subject_not_trusted": Rule(400, _INVALID, _INVALID, False, "No trust rule fits the subject token's claims"),
     "subject_ambiguous": Rule(400, _INVALID, _INVALID, False, "More than one trust rule fits the subject token"),
     "subject_replayed": Rule(400, _INVALID, _INVALID, False, "The subject token was used before"),
+    # -- backup and restore
+    "restore_unacknowledged": Rule(503, "server_error", "api_error", False, "Restored from a backup and still paused"),
+    "backup_failed": Rule(503, "server_error", "api_error", False, "The backup could not be taken"),
+    "backup_damaged": Rule(400, _INVALID, _INVALID, False, "The backup is not whole"),
+    "folder_not_empty": Rule(409, _INVALID, _INVALID, False, "The data folder is not empty"),
+    "replay_unfit": Rule(400, _INVALID, _INVALID, False, "The audit does not continue this backup"),
     # -- administration
     "admin_token_missing": Rule(401, "authentication_error", "authentication_error", False, "No admin token was given"),
     "admin_token_invalid": Rule(401, "authentication_error", "authentication_error", False, "Not the admin token"),

@@ -91,8 +91,12 @@ def check_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted(clean.items()))
 
 
+def is_tag_name(name: str) -> bool:
+    return _TAG_NAME.fullmatch(name) is not None
+
+
 def _tag_value(name: str, value: str) -> str:
-    if not _TAG_NAME.fullmatch(name):
+    if not is_tag_name(name):
         raise Refusal("invalid_tags", "A tag's name is malformed", "Use lower-case letters, digits and _ . -")
     if not value or len(value) > _MAX_TAG_VALUE or not value.isprintable():
         raise Refusal("invalid_tags", f"The tag {name!r} is empty, too long or not printable")

@@ -12,11 +12,14 @@ from bursar.control.budgets import Budgets, BudgetTerms
 from bursar.control.directory import Directory
 from bursar.control.federation import Federation
 from bursar.control.history import History
+from bursar.control.key_map import KeyMap
 from bursar.control.keys import KeyInput, Keys
 from bursar.control.owners import OwnerInput, Owners
 from bursar.control.prices import Prices
 from bursar.control.provider_keys import ProviderKeys
+from bursar.control.restored import RestoredNode
 from bursar.control.status import StatusBoard
+from bursar.control.tag_sheets import TagSheets
 from bursar.control.teams import TeamInput, Teams
 from bursar.control.tokens import Tokens
 from bursar.control.trust import TrustRules
@@ -49,6 +52,9 @@ class Services:
     wrapping_keys: WrappingKeys
     prices: Prices
     usage: Usage
+    key_map: KeyMap
+    tag_sheets: TagSheets
+    restored: RestoredNode
     status: StatusBoard
     audit: AuditDesk
     trust: TrustRules

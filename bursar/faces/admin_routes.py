@@ -3,7 +3,16 @@
 A subject with much of its own stands in a file of its own (`bursar.faces.admin_admins`) and gives its rows here.
 """
 
-from bursar.faces import admin_admins, admin_audit, admin_history, admin_secrets, admin_trust, admin_vault
+from bursar.faces import (
+    admin_admins,
+    admin_audit,
+    admin_history,
+    admin_map,
+    admin_restore,
+    admin_secrets,
+    admin_trust,
+    admin_vault,
+)
 from bursar.faces import admin_calls as calls
 from bursar.faces import admin_shapes as shapes
 from bursar.faces.admin_route import PREFIX, Route
@@ -238,4 +247,6 @@ ROUTES: tuple[Route, ...] = (
     *admin_vault.ROUTES,
     *admin_history.ROUTES,
     *admin_trust.ROUTES,
+    *admin_restore.ROUTES,
+    *admin_map.ROUTES,
 )

@@ -9,8 +9,10 @@ from rich.text import Text
 
 from bursar.faces.cli_admins import add_whoami, admins_group
 from bursar.faces.cli_audit import audit_group
+from bursar.faces.cli_backup import BackupDesk, add_backup
 from bursar.faces.cli_history import add_history
 from bursar.faces.cli_keys import keys_group
+from bursar.faces.cli_map import add_map
 from bursar.faces.cli_money import add_usage, budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
 from bursar.faces.cli_scan import add_scan
@@ -50,6 +52,7 @@ class Offline:
     verify_audit: Callable[[Place, str | None], Verified]  # (where the node lies, known public key)
     compare_prices: Compare
     recovery: RecoveryDesk
+    backup: BackupDesk
 
 
 def build_cli(offline: Offline) -> typer.Typer:
@@ -68,8 +71,10 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(owners_group(locate), name="owners")
     app.add_typer(budgets_group(locate), name="budgets")
     secrets = secrets_group(locate)
+    add_map(secrets, locate)
     add_vault(secrets, locate, offline.recovery)
     app.add_typer(secrets, name="secrets")
+    add_backup(app, locate, offline.backup)
     add_usage(app, locate)
     app.add_typer(prices_group(locate, offline.compare_prices), name="prices")
     app.add_typer(_ledger_group(offline), name="ledger")

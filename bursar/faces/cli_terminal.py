@@ -131,6 +131,11 @@ class Terminal:
         back = f"; undo: bursar undo {undo}" if undo and "undo:" not in said else ""
         write(self.out, Text.assemble(("✓ ", "green"), said + back))
 
+    def remark(self, said: str) -> None:
+        """Something to know beside the answer: on stderr, for people."""
+        if not self.as_json:
+            write(Console(stderr=True, highlight=False), Text.assemble(("! ", "bold yellow"), said))
+
     def json(self, value: object) -> None:
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 

@@ -5,6 +5,7 @@ A key is found by the keyed digest of its whole text in one dict look-up, so the
 
 from bursar.core.errors import Refusal
 from bursar.core.networks import caller_address
+from bursar.core.restore import paused_refusal
 from bursar.core.tokens import parse
 from bursar.gateway.flight import Flight
 from bursar.gateway.freshness import check_fresh
@@ -18,9 +19,11 @@ _BEARER = "Bearer "
 def authenticate(node: Node, flight: Flight) -> None:
     """Set the flight's plan.
 
-    Raises Refusal(key_missing | key_invalid | key_expired | key_disabled | network_not_allowed | directory_stale)
-    or one of the tokens' (token_invalid | token_expired | token_revoked).
+    Raises Refusal(key_missing | key_invalid | key_expired | key_disabled | network_not_allowed | directory_stale |
+    restore_unacknowledged) or one of the tokens' (token_invalid | token_expired | token_revoked).
     """
+    if node.paused:
+        raise paused_refusal()
     text = presented_key(flight.exchange.headers)
     digest = node.digest(text)
     found = node.tenants.by_digest.get(digest)

@@ -15,6 +15,7 @@ from bursar.core.ledger import HoldRequest
 from bursar.core.limits import Bound, Limited, Reservation
 from bursar.core.policy import Shown
 from bursar.core.prices import worst_output_rate
+from bursar.core.restore import paused_refusal
 from bursar.gateway.admit import limit_refusal, note_shadow
 from bursar.gateway.answer import limit_headers
 from bursar.gateway.flight import Flight
@@ -30,6 +31,8 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
     plan, allowed = flight.plan, flight.allowed
     assert plan is not None
     assert allowed is not None
+    if node.paused:
+        raise paused_refusal()
     top = _affordable(node, flight, priced) if plan.shrink_to_budget and priced.strict else priced.ceiling
     taken: list[Reservation] = []  # the enforced one, the one in shadow
     try:

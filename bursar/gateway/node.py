@@ -211,6 +211,7 @@ class Node:
         self.flights = 0  # numbers them
         self.in_flight = 0
         self.ready = False
+        self.paused = False  # restored from a backup and not released: nobody is served
         self.fresh_until = math.inf  # monotonic seconds; in a fleet, moved on while the store answers
         self.top_keys: set[str] = set()
         self.most_top_keys = 50

@@ -28,14 +28,11 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
 from bursar.ports import Entropy, KeyWrapper
+from bursar.secrets import aead
 
 FORMAT = 1
 MAX_WRAPPERS = 8
@@ -90,10 +87,18 @@ class _DataKey:
         return wrapper.id, await wrapper.wrap(self._raw, context)
 
     def derive(self, use: bytes) -> bytes:
-        return HKDF(SHA256(), 32, salt=None, info=b"bursar seal 1 " + use).derive(self._raw)
+        return aead.derive(self._raw, b"bursar seal 1 " + use)
 
-    def cipher(self) -> AESGCM:
-        return AESGCM(self.derive(b"encrypt"))
+    def encrypt(self, nonce: bytes, value: Secret, associated: bytes) -> bytes:
+        # Lone surrogates (a value read from an odd environment) make the round trip: a codec error would carry them.
+        return aead.encrypt(self.derive(b"encrypt"), nonce, value.reveal().encode("utf-8", "surrogatepass"), associated)
+
+    def decrypt(self, nonce: bytes, ciphertext: bytes, associated: bytes) -> Secret | None:
+        plain = aead.decrypt(self.derive(b"encrypt"), nonce, ciphertext, associated)
+        try:
+            return None if plain is None else Secret(plain.decode("utf-8", "surrogatepass"))
+        except UnicodeDecodeError:
+            return None
 
     def mac(self, covered: bytes) -> bytes:
         return hmac.digest(self.derive(b"header"), covered, "sha256")
@@ -121,7 +126,7 @@ async def seal(
     data_key = _DataKey(entropy.token_bytes(32))
     nonce = entropy.token_bytes(12)
     aad = associated_data(secret_id, version, tag_digest)
-    ciphertext = _encrypt(data_key, nonce, value, aad)
+    ciphertext = data_key.encrypt(nonce, value, aad)
     wrapped = await _wrap_all(data_key, wrappers, wrap_context(secret_id, version))
     return _framed(
         _Sealed(secret_id, version, tag_digest, data_key.derive(b"commit"), nonce, wrapped, ciphertext), data_key
@@ -140,7 +145,7 @@ async def open_sealed(
             "tags_changed", "Address or tags were changed past Bursar", _RESTORE, facts={"secret": secret_id}
         )
     data_key = await _unlock(blob, sealed, wrappers)
-    value = _decrypt(data_key, sealed.nonce, sealed.ciphertext, associated_data(secret_id, version, tag_digest))
+    value = data_key.decrypt(sealed.nonce, sealed.ciphertext, associated_data(secret_id, version, tag_digest))
     if value is None:
         raise _altered(secret_id)
     return value
@@ -172,18 +177,6 @@ _RESTORE = "Restore the row from a backup, or store the key again"
 
 def _altered(secret_id: str) -> SealError:
     return SealError("tampered", "The sealed secret was altered", _RESTORE, facts={"secret": secret_id})
-
-
-def _encrypt(data_key: _DataKey, nonce: bytes, value: Secret, aad: bytes) -> bytes:
-    # Lone surrogates (a value read from an odd environment) make the round trip: a codec error would carry the value.
-    return data_key.cipher().encrypt(nonce, value.reveal().encode("utf-8", "surrogatepass"), aad)
-
-
-def _decrypt(data_key: _DataKey, nonce: bytes, ciphertext: bytes, aad: bytes) -> Secret | None:
-    try:
-        return Secret(data_key.cipher().decrypt(nonce, ciphertext, aad).decode("utf-8", "surrogatepass"))
-    except (InvalidTag, UnicodeDecodeError):
-        return None
 
 
 async def _wrap_all(data_key: _DataKey, wrappers: Sequence[KeyWrapper], context: bytes) -> list[tuple[str, bytes]]:

@@ -57,6 +57,8 @@ _SELECT_HOUR = """SELECT attempts, inexact, input_tokens, output_tokens, cached_
     WHERE hour = ? AND label_id = ?"""
 _SELECT_HOURS = """SELECT {column}, attempts, inexact, input_tokens, output_tokens, cached_tokens, cost, overage
     FROM hourly JOIN labels ON labels.id = label_id WHERE hour >= ? AND hour < ?"""
+_SELECT_LAST_HOURS = """SELECT secret_id, max(hour) FROM hourly JOIN labels ON labels.id = label_id
+    WHERE secret_id != '' GROUP BY secret_id"""
 _INSERT_LABEL = "INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT_LABEL = """SELECT id FROM labels WHERE key_id = ? AND team_id = ? AND owner_id = ? AND user = ? AND provider = ?
     AND model = ? AND secret_id = ? AND price_id = ? AND price_digest = ? AND credential = ?"""
@@ -92,6 +94,10 @@ class Projection:
     def hours(self, column: str, since: int, until: int) -> list[tuple[object, ...]]:
         """(column, attempts, inexact, input, output, cached tokens, cost, overage) of hours since <= h < until."""
         return self._db.execute(_SELECT_HOURS.format(column=column), (since, until)).fetchall()
+
+    def last_hours(self) -> list[tuple[str, int]]:
+        """(provider key, last hour in which an attempt under it was posted) of every one that was ever used."""
+        return self._db.execute(_SELECT_LAST_HOURS).fetchall()
 
     # ---- where to go on
 

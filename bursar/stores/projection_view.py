@@ -65,6 +65,11 @@ class LedgerView:
         """Every living budget in its current window, as far as the projection has come."""
         return await self._run(lambda it: it.balances(self._clock.now()))
 
+    async def last_uses(self) -> dict[str, int]:
+        """Instant (ns, to the hour) of the last call under each provider key that was ever used."""
+        rows = await self._run(Projection.last_hours)
+        return {secret_id: hour * HOUR_NS for secret_id, hour in rows}
+
     async def catch_up(self) -> int:
         """Project all that the journal has; the number of records."""
         total = 0

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from bursar import config
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.vault import Vault, open_vault
 from bursar.config import AwsKms, Config, Wrapper
 from bursar.core.errors import Refusal
 from bursar.secrets.sealed_file import sealed_under
+from tests.secrets.test_transit import POLICY
+from tests.vault.fake import FakeVault
+from tests.vault.transit import Key, Transit
 
 NEW, OLD = "a new passphrase", "an old passphrase"
 
@@ -25,8 +29,8 @@ def folder(tmp_path: Path) -> Path:
 def open_it(folder: Path) -> Callable[..., object]:
     async def opened(wrapper: Wrapper, *former: Wrapper) -> Vault:
         env = {"NEW": NEW, "OLD": OLD, "WRONG": "another passphrase"}
-        config = Config(wrapper=wrapper, former_wrappers=former)
-        return await open_vault(config, folder, env, SystemClock(), SystemEntropy())
+        settings = Config(wrapper=wrapper, former_wrappers=former)
+        return await open_vault(settings, folder, env, SystemClock(), SystemEntropy())
 
     return opened
 
@@ -83,3 +87,24 @@ async def test_a_key_service_that_is_away_refuses_the_start_by_name(
     monkeypatch.setitem(os.environ, "NO_PROXY", "*")
     kms = AwsKms(key="alias/bursar", region="eu-central-1", endpoint="http://127.0.0.1:9", timeout=0.2)
     assert await refused_word(open_it(Wrapper(kind="awskms", awskms=kms))) == "wrapper_unavailable"
+
+
+async def test_a_node_whose_key_is_in_vault(open_it: Callable[..., object], folder: Path) -> None:
+    engine = Transit()
+    engine.keys["bursar"] = Key()
+    with FakeVault() as vault:
+        vault.spaces[""].engines["transit"] = engine  # type: ignore[assignment]
+        token = folder / "token"
+        token.write_text(vault.token(POLICY) + "\n")
+        settings = config.Transit(url=vault.url, credential_file=str(token), timeout=5)
+        first = await open_it(Wrapper(kind="transit", transit=settings))  # type: ignore[misc]
+        first.store.close()
+        again = await open_it(Wrapper(kind="transit", transit=settings))  # type: ignore[misc]
+        assert again.pepper == first.pepper
+        again.store.close()
+        token.unlink()
+        assert await refused_word(open_it(Wrapper(kind="transit", transit=settings))) == "wrapper_denied"
+        unset = config.Transit(url=vault.url, credential_env="NONE")
+        assert await refused_word(open_it(Wrapper(kind="transit", transit=unset))) == "wrapper_denied"
+    token.write_text("token")
+    assert await refused_word(open_it(Wrapper(kind="transit", transit=settings))) == "wrapper_unavailable"

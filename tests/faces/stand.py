@@ -21,12 +21,15 @@ from bursar.control.directory import Directory
 from bursar.control.federation import Federation
 from bursar.control.history import History
 from bursar.control.issuer_keys import IssuerKeys
+from bursar.control.key_map import KeyMap
 from bursar.control.keys import Keys
 from bursar.control.owners import Owners
 from bursar.control.prices import Prices
 from bursar.control.provider_keys import ProviderKeys
+from bursar.control.restored import RestoredNode
 from bursar.control.signing_keys import SigningKeys
 from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
+from bursar.control.tag_sheets import TagSheets
 from bursar.control.teams import Teams
 from bursar.control.token_marks import TokenMarks
 from bursar.control.tokens import Tokens
@@ -49,6 +52,7 @@ from bursar.stores.audit_file import AuditFile
 from bursar.stores.audit_people_db import PeopleDb
 from bursar.stores.catalogue import load as load_catalogue
 from bursar.stores.directory_db import DirectoryDb
+from bursar.stores.restore_marker import MarkerFile
 from tests.control.tenants import PEPPER, START_NS, SeededEntropy, SetClock
 from tests.control.token_desk import Web
 
@@ -61,6 +65,7 @@ class WrittenLedger:
     def __init__(self) -> None:
         self.rows: list[UsageRow] = []
         self.standing: list[Balance] = []
+        self.used: dict[str, int] = {}
         self.asked: list[tuple[UsageBy, int, int]] = []
 
     async def usage(self, by: UsageBy, since_ns: int, until_ns: int, limit: int, after: str) -> list[UsageRow]:
@@ -70,6 +75,9 @@ class WrittenLedger:
 
     async def balances(self) -> list[Balance]:
         return self.standing
+
+    async def last_uses(self) -> dict[str, int]:
+        return self.used
 
 
 def balance(budget_id: str, limit: str, posted: str, held: str = "0", **more: Any) -> Balance:
@@ -162,6 +170,8 @@ class Stand:
             marks=marks,
             federation=federation,
         )
+        stores = Stores([self.secrets])
+        self.provider_keys = ProviderKeys(directory, stores, self.audit, providers)
         self.services = Services(
             directory=directory,
             history=History(directory),
@@ -170,13 +180,16 @@ class Stand:
             teams=Teams(directory),
             keys=Keys(directory, entropy, PEPPER),
             budgets=Budgets(directory),
-            provider_keys=ProviderKeys(directory, Stores([self.secrets]), self.audit, providers),
+            provider_keys=self.provider_keys,
             wrapping_keys=WrappingKeys(self.secrets, self.audit, RecoveryWrapper),
             prices=Prices(directory, load_catalogue(), providers),
             usage=Usage(directory, self.ledger),
             trust=TrustRules(directory),
             federation=federation,
             tokens=tokens,
+            key_map=KeyMap(directory, stores, self.ledger),
+            tag_sheets=TagSheets(directory, self.provider_keys),
+            restored=RestoredNode(MarkerFile(self.folder), self.audit, self.clock),
             status=StatusBoard(directory, self._facts),
             audit=AuditDesk(self.trail, self.audit, jobs, people),
         )

@@ -10,7 +10,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from bursar.app import recovery_desk
+from bursar.app import backup_desk, recovery_desk
 from bursar.core.ledger_records import UsageRow
 from bursar.core.strict import Fault, Faults
 from bursar.core.tokens import KEY_PATTERN, parse
@@ -45,6 +45,7 @@ class Cli:
             verify_audit=lambda _data, key: Verified({"records": 9, "public key": key or "as declared"}),
             compare_prices=lambda _other, _tolerance: self.differences,
             recovery=recovery_desk.DESK,
+            backup=backup_desk.DESK,
         )
         self.app = build_cli(offline)
         self.env: dict[str, str] = {}

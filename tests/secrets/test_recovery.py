@@ -120,7 +120,7 @@ async def test_the_fault_of_the_nodes_own_key_is_told_not_that_of_the_recovery_k
     store = await EmbeddedStore.open(folder / "secrets.db", [wrapper], clock, entropy)
     store.recover_by(RecoveryWrapper(pair.id))
     secret_id, _ = await store.put(ADDRESS, canary, {})
-    wrapper._cipher = LocalWrapper("x", os.urandom(32), entropy)._cipher
+    wrapper._key = os.urandom(32)
     with pytest.raises(WrapperError) as refused:
         await store.get(secret_id)
     assert refused.value.facts == {"wrapper": wrapper.id}

@@ -4,17 +4,16 @@ Wrapped form: nonce (12) + encrypted data key (32) + tag (16). Associated data: 
 key is good for 2^32 wraps (NIST SP 800-38D §8.3); each stored version of a secret is one wrap.
 """
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from bursar.ports import Entropy
+from bursar.secrets import aead
 from bursar.secrets.sealing import WrapperError
 
-KEY_BYTES = 32
-_NONCE = 12
-_WRAPPED = _NONCE + KEY_BYTES + 16
+KEY_BYTES = aead.KEY_BYTES
+_NONCE = aead.NONCE_BYTES
+_WRAPPED = _NONCE + KEY_BYTES + aead.TAG_BYTES
 
 
 class LocalWrapper:
@@ -22,7 +21,7 @@ class LocalWrapper:
 
     def __init__(self, wrapper_id: str, key: bytes, entropy: Entropy) -> None:
         self.id = wrapper_id
-        self._cipher = AESGCM(key)
+        self._key = key
         self._entropy = entropy
 
     def __repr__(self) -> str:
@@ -30,15 +29,14 @@ class LocalWrapper:
 
     async def wrap(self, data_key: bytes, context: bytes) -> bytes:
         nonce = self._entropy.token_bytes(_NONCE)
-        return nonce + self._cipher.encrypt(nonce, data_key, self._aad(context))
+        return nonce + aead.encrypt(self._key, nonce, data_key, self._aad(context))
 
     async def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
         """Raises WrapperError(wrapper_wrong) for another key, another context or a spoiled byte."""
         if len(wrapped) == _WRAPPED:
-            try:
-                return self._cipher.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], self._aad(context))
-            except InvalidTag:
-                pass
+            data_key = aead.decrypt(self._key, wrapped[:_NONCE], wrapped[_NONCE:], self._aad(context))
+            if data_key is not None:
+                return data_key
         hint = "Use the wrapping key of this very database, or restore the row from a backup"
         raise WrapperError(
             "wrapper_wrong", "The wrapping key does not open this secret", hint, facts={"wrapper": self.id}
