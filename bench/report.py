@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import time
+import timeit
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -37,6 +38,9 @@ _CAVEATS = """
 
 - Load generator, upstream and target share two cores. CPU per request is not much disturbed by that; throughput and the
   tail of the latency are. Compare the columns of one row, not rows of different runs.
+- Three quarters of Bursar's CPU is the interpreter itself. Debian's and the official images' are compiled with
+  optimisation by profile, what pyenv compiles by default is not and needs an eighth more (`make bench PYTHON=...`);
+  the plain loop named above tells them apart.
 - CPU is accounted in ticks of 10 ms; a round uses some hundreds of them.
 - The fewer connections, the more of the cost is waking up: at c = 1 every proxy sleeps between two requests.
 - The upstream answers at once. A real provider takes seconds, so the share of added latency is much smaller than here.
@@ -107,8 +111,15 @@ def _machine() -> str:
         "unknown CPU",
     )
     memory = next(int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal"))
-    python = platform.python_version()
-    return f"{_cores()} cores ({model}), {memory / 2**20:.0f} GiB, Linux {platform.release()}, Python {python}"
+    return f"{_cores()} cores ({model}), {memory / 2**20:.0f} GiB, Linux {platform.release()}, {_interpreter()}"
+
+
+def _interpreter() -> str:
+    """Its version, and how fast it is: how it was compiled makes an eighth of the gateway's CPU, and no flag tells."""
+    pair = "class Pair:\n def __init__(self, a): self.a = a\n def plus(self, b): return self.a + b\ni = 77777"
+    turns = 100_000
+    seconds = min(timeit.repeat("Pair(i).plus(3); f'{i}: {i & 7}'.partition(':')", pair, number=turns, repeat=9))
+    return f"Python {platform.python_version()} ({seconds / turns * 1e9:.0f} ns a turn of a plain loop)"
 
 
 def _cores() -> int:

@@ -92,6 +92,7 @@ class _Desk:
         if flight is None:
             exchange = SimpleNamespace(headers={"authorization": f"Bearer {text}"}, peer="127.0.0.1")
             flight = self._flights[text] = SimpleNamespace(exchange=exchange, plan=None)
+        flight.exchange.memo = {}  # each call on a connection of its own
         authenticate(self.node, flight)
 
     def token(self, jti: str) -> str:

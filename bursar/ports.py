@@ -115,6 +115,7 @@ class Exchange(Protocol):
     path: str
     query: str
     headers: dict[str, str]  # lower-case names
+    memo: dict[str, object]  # what was made of the headers: kept while the connection repeats them word for word
     peer: str
     received: float  # monotonic seconds
     gone: bool  # the client has left

@@ -73,7 +73,7 @@ async def _dispatch(node: Node, flight: Flight, attempt: Attempt, option: Option
     if flight.exchange.gone:
         raise ClientGone  # nobody waits for it, and nothing is spent yet
     body = provider.dialect.rewrite(flight.call, edits_for(option, flight.call, flight.allowed.edits))
-    headers = upstream_headers(provider, flight.exchange.headers, value)
+    headers = upstream_headers(provider, flight.exchange, value)
     attempt.key_value = value
     before = flight.dispatched
     flight.dispatched = before or node.clock.monotonic()

@@ -11,7 +11,7 @@ from bursar.core.secret import Secret
 from bursar.gateway.answer import id_lines
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Option, Provider
-from bursar.ports import UpstreamResponse
+from bursar.ports import Dialect, Exchange, UpstreamResponse
 
 _ID_NAMES = ("request-id", "x-request-id")  # ours goes down under these
 
@@ -38,14 +38,20 @@ def _wanted_field(option: Option) -> str:
     return "max_completion_tokens" if "max_completion_tokens_only" in option.provider.quirks else ""
 
 
-def upstream_headers(provider: Provider, caller: dict[str, str], value: Secret | None) -> bytes:
+def _callers_lines(exchange: Exchange, dialect: Dialect) -> str:
+    """What passes of the caller's own headers, by the dialect's allow-list."""
+    lines = exchange.memo.get(dialect.name)
+    if not isinstance(lines, str):
+        allowed = dialect.upstream.request_headers
+        lines = "".join([f"{name}: {text}\r\n" for name, text in exchange.headers.items() if name in allowed])
+        exchange.memo[dialect.name] = lines
+    return lines
+
+
+def upstream_headers(provider: Provider, exchange: Exchange, value: Secret | None) -> bytes:
     """The lines to send up. This file is the one place of the data path where a provider key is opened."""
     facts = provider.dialect.upstream
-    allowed = facts.request_headers
-    lines = ""
-    for name, text in caller.items():
-        if name in allowed:
-            lines += f"{name}: {text}\r\n"
+    lines = _callers_lines(exchange, provider.dialect)
     for name, text in facts.fixed_headers:
         if not provider.headers or all(name != own for own, _ in provider.headers):
             lines += f"{name}: {text}\r\n"

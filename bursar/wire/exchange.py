@@ -48,6 +48,7 @@ class Exchange:
         "finished",
         "gone",
         "headers",
+        "memo",
         "method",
         "on_flow",
         "on_gone",
@@ -63,6 +64,7 @@ class Exchange:
         self.path: str = head.path
         self.query: str = head.query
         self.headers: dict[str, str] = head.headers
+        self.memo: dict[str, object] = head.memo
         self.peer: str = channel.peer
         self.received: float = received
         self.gone = False

@@ -35,6 +35,7 @@ class RequestHead(msgspec.Struct, gc=False):
     keep_alive: bool
     old: bool  # HTTP/1.0: no chunks, no interim answers
     expects: bool  # waits for 100 Continue before it sends its body
+    memo: dict[str, object]  # for those who read the headers: shared by heads that differ in content-length alone
 
 
 class ResponseHead(msgspec.Struct, gc=False):
@@ -185,7 +186,7 @@ def parse_request(head: bytes) -> RequestHead:
     if expects and headers["expect"].lower() != "100-continue":
         raise Malformed("an expectation other than 100-continue")
     return RequestHead(
-        method, path, query, headers, length, _keeps_alive(headers, old), old, expects and not old and length != 0
+        method, path, query, headers, length, _keeps_alive(headers, old), old, expects and not old and length != 0, {}
     )
 
 

@@ -57,6 +57,7 @@ class FakeExchange:
         self.path = path
         self.query = ""
         self.headers = headers
+        self.memo: dict[str, object] = {}
         self.peer = "127.0.0.1"
         self.received = received
         self.gone = False

@@ -235,3 +235,32 @@ async def test_a_key_with_a_budget_is_checked_by_the_hold_itself(make_stand: Mak
     stand = make_stand(budgets=[budget(PLENTY)])
     stand.node.fresh_until = stand.clock.monotonic() - 60
     assert (await stand.ask(completion("Hi", usage(1, 1)))).status == 200
+
+
+async def test_what_a_connection_remembers_of_its_head_is_no_proof(make_stand: MakeStand) -> None:
+    """The digest of a repeated head is made once; who may call, and under which pepper, is looked at for each call."""
+    stand = make_stand()
+    made: list[str] = []
+    memo: dict[str, object] = {}
+
+    def counted(text: str) -> bytes:
+        made.append(text)
+        return digest(text, PEPPER)
+
+    async def again() -> int:
+        stand.upstream.will(completion("Hi", usage(1, 1)))
+        exchange = stand.exchange()
+        exchange.memo = memo
+        await stand.pipeline.serve(exchange)
+        return exchange.status
+
+    stand.node.digest = counted
+    assert [await again(), await again()] == [200, 200]
+    assert made == [stand.key_text]
+    stand.node.digest = lambda text: digest(text, b"q" * 32)  # control has another pepper now
+    assert await again() == 401
+    stand.node.digest = lambda text: digest(text, PEPPER)
+    assert await again() == 200
+    stand.node.tenants.change(Delta(version=2, keys=[msgspec.structs.replace(stand.key, disabled=True)]))
+    assert await again() == 403
+    assert stand.key_text not in repr(memo)

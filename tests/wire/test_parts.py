@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bursar.wire.address import is_public
 from bursar.wire.chunked import ChunkDecoder
-from bursar.wire.head import Malformed
+from bursar.wire.head import HeadReader, Malformed, RequestHead
 from bursar.wire.wheel import NEVER, Wheel
 
 # ---- chunks ----------------------------------------------------------------------------------------------------------
@@ -133,3 +133,20 @@ def test_not_public(address: str) -> None:
 )
 def test_public(address: str) -> None:
     assert is_public(address)
+
+
+def test_heads_that_differ_in_their_length_alone_share_what_was_made_of_them() -> None:
+    reader = HeadReader()
+
+    def read(key: str, length: int) -> RequestHead:
+        raw = f"POST / HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {key}\r\ncontent-length: {length}".encode()
+        return reader.read(raw)
+
+    read("one", 1)
+    known = read("one", 1)
+    again, longer, other = read("one", 1), read("one", 22), read("two", 1)
+    assert again.memo is known.memo
+    assert longer.memo is known.memo
+    assert (longer.length, longer.headers["content-length"]) == (22, "22")
+    assert other.memo is not known.memo
+    assert read("one", 1).memo is not other.memo
