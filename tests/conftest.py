@@ -1,4 +1,4 @@
-"""Shared by all tests: a real broker and a real PostgreSQL on request.
+"""Shared by all tests: a real broker, a real PostgreSQL and a real Redis on request.
 
 A broker serves a whole file of tests unless a test wounds it; the PostgreSQL serves all of them, a database a test.
 """
@@ -13,6 +13,7 @@ from bursar.core.secret import Secret
 from bursar.stores.postgres import Address, Postgres
 from tests.e2e.broker import Broker
 from tests.postgres import PostgresServer
+from tests.redis_server import RedisServer
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,16 @@ def postgres_server() -> Iterator[PostgresServer]:
 def database(postgres_server: PostgresServer) -> str:
     """The URL of an empty database of this test's own."""
     return postgres_server.new_database()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One Redis for the whole run; who uses it empties it first. A test that wounds it makes its own."""
+    server = RedisServer()
+    try:
+        yield server.start()
+    finally:
+        server.close()
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ class LimitDef(msgspec.Struct, frozen=True, kw_only=True):
     per_seconds: int = 60
     burst: int | None = None  # bucket size; None = `amount`
     scope: SubjectKind = "key"  # what gets a counter of its own
+    on_outage: Literal["open", "closed"] = "open"  # rates' store away: this node's share is granted, or nothing is
 
 
 class WindowDef(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ Times are monotonic seconds; a clock that goes back is taken as standing still.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -37,6 +37,7 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
     full_s: float  # seconds from empty to full; negative where the limit admits nothing
     of_input: int  # units that an input token takes: 1 or 0
     of_output: int  # units that an output token takes
+    closed: bool = False  # refuses where its store cannot be asked, instead of granting this node's share
 
 
 class Limited(msgspec.Struct, frozen=True):
@@ -57,13 +58,14 @@ class Reservation(msgspec.Struct, gc=False):
 def bind(limit: LimitDef, subject: str) -> Bound:
     """A definition for one subject. A burst below 1 counts as 1; an amount of 0 or less admits nothing.
 
-    The counter's name holds the numbers: two policies that say the same share it, two that differ do not mix.
+    The counter's name holds the definition: two policies that say the same share it, two that differ do not mix.
     """
     amount = max(limit.amount, 0)
     burst = max(limit.amount if limit.burst is None else limit.burst, 1)
     seconds = limit.per_seconds / amount if amount else 0.0
+    closed = limit.on_outage == "closed"
     return Bound(
-        (f"{limit.scope} {limit.id} {amount}/{limit.per_seconds}+{burst}", subject),
+        (f"{limit.scope} {limit.id} {amount}/{limit.per_seconds}+{burst}{'!' if closed else ''}", subject),
         limit.id,
         limit.unit,
         amount,
@@ -73,6 +75,24 @@ def bind(limit: LimitDef, subject: str) -> Bound:
         burst * seconds + _ROUNDING_S if amount else -1.0,
         1 if limit.unit in ("tokens", "input_tokens") else 0,
         1 if limit.unit in ("tokens", "output_tokens") else 0,
+        closed,
+    )
+
+
+def share(bound: Bound, nodes: int) -> Bound:
+    """What one of several nodes grants of a limit by itself: the rate ÷ nodes, and never less than one at a time.
+
+    Together they keep to the rate; to burst and slots only where these are no fewer than the nodes.
+    """
+    if nodes <= 1 or not bound.amount:
+        return bound
+    burst, seconds = max(bound.burst // nodes, 1), bound.seconds_per_unit * nodes
+    return msgspec.structs.replace(
+        bound,
+        amount=max(bound.amount // nodes, 1),
+        burst=burst,
+        seconds_per_unit=seconds,
+        full_s=burst * seconds + _ROUNDING_S,
     )
 
 
@@ -168,22 +188,7 @@ class Rates:
 
     def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
         """Of some rates the one that has the least left: (rate, remaining units, seconds until full)."""
-        now = now if now > self._now else self._now
-        buckets = self._full_at
-        tightest: tuple[Bound, int, float] | None = None
-        for bound in bounds:
-            wait = buckets.get(bound.key, now) - now
-            if bound.full_s < 0:
-                remaining, wait = 0, _NEVER_S
-            elif wait <= 0.0:
-                remaining, wait = bound.burst, 0.0
-            else:
-                remaining = int(bound.burst - wait / bound.seconds_per_unit + 1e-6)
-                remaining = remaining if remaining > 0 else 0
-            if tightest is None or remaining < tightest[1]:
-                tightest = bound, remaining, wait
-        assert tightest is not None, "some rate is asked for"
-        return tightest
+        return tightest_of(self._full_at, bounds, now if now > self._now else self._now)
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
@@ -238,6 +243,24 @@ class Rates:
         if len(buckets) < self._max:
             return limits
         return [bound if bound.key in buckets or bound.unit == "concurrency" else _shared(bound) for bound in limits]
+
+
+def tightest_of(full_at: Mapping[Key, float], bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
+    """`Rates.tightest`, from the instants at which buckets will be full; one that is not named is full."""
+    tightest: tuple[Bound, int, float] | None = None
+    for bound in bounds:
+        wait = full_at.get(bound.key, now) - now
+        if bound.full_s < 0:
+            remaining, wait = 0, _NEVER_S
+        elif wait <= 0.0:
+            remaining, wait = bound.burst, 0.0
+        else:
+            remaining = int(bound.burst - wait / bound.seconds_per_unit + 1e-6)
+            remaining = remaining if remaining > 0 else 0
+        if tightest is None or remaining < tightest[1]:
+            tightest = bound, remaining, wait
+    assert tightest is not None, "some rate is asked for"
+    return tightest
 
 
 def _shared(bound: Bound) -> Bound:

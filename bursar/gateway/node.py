@@ -56,7 +56,10 @@ class Rates(Protocol):
     async def hold(
         self, owner: str, limits: Sequence[Bound], input_tokens: int, output_tokens: int, now: float, lease_id: int
     ) -> Reservation | Limited:
-        """Tokens, and what only the body could name, which then belongs to the lease. Raises Refusal likewise."""
+        """Tokens, and what only the body could name, which then belongs to the lease: of each such limit once.
+
+        Raises Refusal likewise.
+        """
         ...
 
     def settle(self, reservation: Reservation, input_tokens: int, output_tokens: int, now: float) -> None: ...
