@@ -2,7 +2,7 @@
 # Debian's own servers for `make test-system` and `make bench`. Installs what is missing, or says what to install.
 set -eu
 missing=
-for pair in nginx:nginx wrk:wrk rsyslogd:rsyslog; do
+for pair in nginx:nginx wrk:wrk rsyslogd:rsyslog redis-server:redis-server; do
     program=${pair%:*}
     command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing ${pair#*:}"
 done

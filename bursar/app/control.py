@@ -109,6 +109,7 @@ class Control:
         self._emulated = False
         self._store, self._pepper, self._admin_token, self._audit_seed, people_secret, fingerprint = vault
         self._secrets = open_stores(spec.config, self._store, env, self._clock, fingerprint)
+        self._rates_alone: dict[str, str] = {}  # node -> why its limits are not shared
         self._build_audit(people_secret)
         self._build_directory()
         self._board = MetricsBoard()
@@ -203,6 +204,10 @@ class Control:
         self._board.apply(delta)
 
     async def happened(self, node: str, word: str, subject: str, facts: dict[str, str | int]) -> None:
+        if word == "rates_alone":
+            self._rates_alone[node] = f"{facts.get('why')} (1/{facts.get('nodes')})"
+        elif word == "rates_shared":
+            self._rates_alone.pop(node, None)
         try:
             await self._audit.append(f"node:{node}", word, subject, facts)
         except AuditFailed as fault:
@@ -341,6 +346,7 @@ class Control:
                 *([paused_refusal().message] if self._restored.paused else []),
                 *(f"audit sink {name}: {why}" for name, why in self._audit.faults().items()),
                 *(f"secret store {s.name}: {s.message}" for s in self.provider_keys.stores() if s.fault),
+                *(f"node {node} grants its share of limits: {why}" for node, why in self._rates_alone.items()),
             ],
         )
 

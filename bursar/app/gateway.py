@@ -16,6 +16,7 @@ import uvloop
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.descriptors import most_connections
 from bursar.app.logs import set_up_logs
+from bursar.app.rates import CannotServe, RatesDesk
 from bursar.app.signatures import Ed25519
 from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
 from bursar.app.tls import TlsFiles
@@ -41,7 +42,6 @@ from bursar.providers.anthropic import Anthropic
 from bursar.providers.openai import OpenAI
 from bursar.stores.catalogue import load as load_catalogue
 from bursar.stores.journal import Journal, JournalDamaged
-from bursar.stores.memory_rates import MemoryRates
 from bursar.stores.restore_marker import is_paused
 from bursar.wire.client import Client, ClientConfig
 from bursar.wire.dial import Proxy
@@ -53,10 +53,6 @@ _FIRST_DIRECTORY_S = 5.0
 _USES_SECONDS = 5.0  # uses of provider keys to the audit: at most 10 s (S6)
 _LAST_USES_S = 2.0
 _log = logging.getLogger("bursar.gateway")
-
-
-class CannotServe(Exception):
-    """One clear line for the person who started it."""
 
 
 class Gateway:
@@ -80,6 +76,7 @@ class Gateway:
             on_recorded=self._recorded,
         )
         boot = SystemEntropy().token_bytes(5).hex()
+        self._rates = RatesDesk(settings.rates, boot, self._alone, self._happen)
         self._leases = Leases(self._link, clock)
         self._uses = UsesFlush(boot, self._leases.take_uses)
         self.node = Node(
@@ -89,7 +86,7 @@ class Gateway:
             providers=build_providers(settings, dialects, spec.emulator_url),
             prices=load_catalogue(),
             money=self._journal,
-            rates=MemoryRates(),
+            rates=self._rates.doorway,
             leases=self._leases,
             upstream=Upstreams(self._client),
             splitter=EventSplitter,
@@ -115,12 +112,14 @@ class Gateway:
         if context is None and self._tls.wanted:
             raise CannotServe("the certificate of the data port cannot be used; see listen.data.tls")
         link = asyncio.create_task(self._link.run())
+        rates = asyncio.create_task(self._rates.run())
         vigil = Vigil(on_reload=self._reload_tls)
         sockets = [socket.socket(fileno=fd) for fd in self._spec.data_fds]
         # Without a directory every key would look wrong: callers wait in the kernel's queue for a moment, and are told
         # `not_ready` only when control stays away.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._link.connected.wait(), _FIRST_DIRECTORY_S)
+        await self._rates.begun()
         await self._server.start(sockets, context)
         _calm_the_collector()
         say_ready(self._spec.ready_fd, Ready(name="gateway"))
@@ -132,6 +131,7 @@ class Gateway:
         self._journal.close()
         await self._ship_the_last()
         link.cancel()
+        rates.cancel()
         await self._client.close()
 
     # ---- what control says
@@ -200,6 +200,8 @@ class Gateway:
             bursar_bytes_in_flight=self._server.bytes_in_flight,
             bursar_open_holds=self._journal.open_holds,
             bursar_directory_version=node.tenants.version,
+            bursar_rates_shared=float(self._rates.shared),
+            bursar_rates_nodes=self._rates.live_nodes(),
         )
         self._link.send(m.Metrics(delta=node.counters.take()))
         for happened in self._happened:
@@ -216,6 +218,9 @@ class Gateway:
             await asyncio.sleep(0.05)
             self._ship(uses=True)
         await asyncio.sleep(0.05)  # let the link's last frames leave
+
+    def _alone(self, why: str) -> None:
+        self.node.counters.add("bursar_rates_alone_total", (why,))
 
     def _ledger_event(self, event: LedgerEvent) -> None:
         facts = {name: value for name, value in msgspec.to_builtins(event).items() if isinstance(value, str | int)}

@@ -223,6 +223,23 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     statement_timeout: Seconds = 5
 
 
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """Where requests, tokens and slots of all limits are counted. `memory` = in each gateway by itself.
+
+    `redis` = shared by all nodes (the extra [redis]). Its URL comes from `url` (no password in it), else from the file
+    `url_file`, else from the variable that `url_env` names; the gateway reads it at its start.
+    """
+
+    kind: Literal["memory", "redis"] = "memory"
+    url: str = ""
+    url_file: str = ""
+    url_env: str = "BURSAR_RATES_URL"
+    ca_file: str = ""  # PEM file of the authorities that are trusted with rediss://; empty: the usual ones
+    prefix: str = "bursar"  # of every name in Redis
+    wait: Seconds = 0.25  # a call waits at most so long; above that the node decides alone
+    nodes: Count = 1  # among how many a limit is shared out where nobody can be asked; more, if more were seen
+
+
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     top_keys: Count = 50  # keys with series of their own; the rest is "other"
 
@@ -339,6 +356,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     wire: Wire = Wire()
     durability: Literal["process", "power"] = "process"
     store: Store = Store()
+    rates: Rates = Rates()
     wrapper: Wrapper = Wrapper()  # new secrets are sealed under it
     former_wrappers: tuple[Wrapper, ...] = ()  # may still open what was sealed under them
     secrets: Secrets = Secrets()

@@ -16,6 +16,7 @@ from bursar.core.strict import Fault
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_REDIS = re.compile(r"rediss?(\+sentinel)?://[^/]", re.ASCII)
 _SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key", "proxy-authorization", "cookie", "x-goog-api-key"})
@@ -38,6 +39,10 @@ def check_files(config: Config) -> list[Fault]:
         named += [("listen.data.tls.key", config.listen.data.tls.key, pem)]
     if config.store.kind == "postgres" and config.store.url_file:
         named += [("store.url_file", config.store.url_file, "give the path of a file that holds the URL alone")]
+    if config.rates.kind == "redis" and config.rates.url_file:
+        named += [("rates.url_file", config.rates.url_file, "give the path of a file that holds the URL alone")]
+    if config.rates.kind == "redis" and config.rates.ca_file:
+        named += [("rates.ca_file", config.rates.ca_file, "give the path of a PEM file")]
     for index, sink in enumerate(config.audit.sinks):
         files = {"ca": sink.ca, "cert": sink.cert, "key": sink.key, "secret_file": sink.secret_file}
         there = "give the path of a file that exists"
@@ -109,6 +114,27 @@ def _store_url(store: Store) -> Iterator[Fault]:
             yield Fault("store.url", "bad_value", message, hint)
     elif not store.url_file and not _VARIABLE.fullmatch(store.url_env):
         yield Fault("store.url_env", "bad_value", "is not the name of a variable", "write for example BURSAR_STORE_URL")
+
+
+def _rates(config: Config) -> Iterator[Fault]:
+    rates = config.rates
+    if rates.kind == "memory":
+        for name in ("url", "url_file", "ca_file"):
+            if getattr(rates, name):
+                yield Fault(f"rates.{name}", "bad_value", "has no meaning with kind: memory", "write kind: redis")
+        return
+    if rates.url and rates.url_file:
+        yield Fault("rates.url_file", "bad_value", "is a second place for the URL", "keep one of url and url_file")
+    if rates.url and not _REDIS.match(rates.url):
+        yield Fault("rates.url", "bad_value", "is not a URL of Redis", "write rediss://HOST:6379/0")
+    elif ":" in rates.url.partition("//")[2].rpartition("@")[0] or "?" in rates.url:
+        yield Fault("rates.url", "bad_value", "holds a password", "take it out, or give the URL by url_file or url_env")
+    elif not rates.url and not rates.url_file and not _VARIABLE.fullmatch(rates.url_env):
+        yield Fault("rates.url_env", "bad_value", "is not the name of a variable", "write for example BURSAR_RATES_URL")
+    if not _NAME.fullmatch(rates.prefix):
+        yield Fault("rates.prefix", "bad_value", "is not a name", "use a-z, 0-9, `.`, `_` and `-`")
+    if not 0.01 <= rates.wait <= 0.25:
+        yield Fault("rates.wait", "bad_value", "is not between 10ms and 250ms", "no call waits longer for its rates")
 
 
 def _wrappers(config: Config) -> Iterator[Fault]:
@@ -270,6 +296,7 @@ _RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (
     _ports,
     _spans,
     _store,
+    _rates,
     _wrappers,
     secrets_faults,
     _providers,

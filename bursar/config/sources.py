@@ -20,7 +20,7 @@ from bursar.core.strict import EnvText, Fault, join, suggest
 ENV_PREFIX = "BURSAR_"
 RESERVED_ENV = frozenset(
     """BURSAR_CONFIG BURSAR_ADMIN_TOKEN BURSAR_ADMIN_URL BURSAR_PASSPHRASE BURSAR_API_KEY BURSAR_URL
-    BURSAR_STORE_URL""".split()  # noqa: SIM905 - easier to read
+    BURSAR_STORE_URL BURSAR_RATES_URL""".split()  # noqa: SIM905 - easier to read
 )
 """Names with our prefix that are not fields of the tree."""
 

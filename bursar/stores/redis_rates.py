@@ -101,6 +101,11 @@ class RedisRates:
         """Whether limits are counted across nodes right now."""
         return self.link.up
 
+    async def begun(self, seconds: float) -> None:
+        """Redis answers, or has had that long to."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.link.opened.wait(), seconds)
+
     # ---- taking
 
     async def admit(self, owner: str, limits: Sequence[Bound], now: float, lease_id: int) -> Limited | None:

@@ -335,3 +335,34 @@ def test_faults_of_a_store(tmp_path: Path, store: str, path: str, said: str) -> 
 def test_a_url_file_must_exist(tmp_path: Path) -> None:
     config = loaded(tmp_path, "store: {kind: postgres, url_file: /nowhere/url}")
     assert [fault.path for fault in check_files(config)] == ["store.url_file"]
+
+
+# ---- rates
+
+
+def test_rates_in_redis_are_checked_without_opening_them(tmp_path: Path) -> None:
+    assert loaded(tmp_path, "rates: {kind: redis}").rates.url_env == "BURSAR_RATES_URL"
+    text = "rates: {kind: redis, url: 'rediss+sentinel://bursar@a:1,b:2/rates/0', nodes: 3, wait: 100ms}"
+    assert loaded(tmp_path, text).rates.nodes == 3
+    missing = loaded(tmp_path, "rates: {kind: redis, url_file: /nowhere/url, ca_file: /nowhere/ca}")
+    assert [fault.path for fault in check_files(missing)] == ["rates.url_file", "rates.ca_file"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "path", "said"),
+    [
+        ("kind: redis, url: 'redis://b:hush@localhost/0'", "rates.url", "holds a password"),
+        ("kind: redis, url: 'redis+sentinel://h/s?sentinel_password=hush'", "rates.url", "holds a password"),
+        ("kind: redis, url: 'http://localhost/0'", "rates.url", "not a URL of Redis"),
+        ("kind: redis, url: 'redis://h/0', url_file: /x", "rates.url_file", "second place"),
+        ("kind: redis, url_env: 'no name'", "rates.url_env", "variable"),
+        ("kind: redis, prefix: 'a b'", "rates.prefix", "name"),
+        ("kind: redis, wait: 300ms", "rates.wait", "250ms"),
+        ("kind: redis, nodes: 0", "rates.nodes", "1"),
+        ("url: 'redis://h/0'", "rates.url", "memory"),
+    ],
+)
+def test_faults_of_rates(tmp_path: Path, rates: str, path: str, said: str) -> None:
+    told = faults(tmp_path, f"rates: {{{rates}}}")
+    assert said in told[path]
+    assert "hush" not in str(told)

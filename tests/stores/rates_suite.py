@@ -241,6 +241,26 @@ class RatesSuite:
 
         asyncio.run(run())
 
+    def test_a_clock_set_back_gives_nothing_and_starves_nobody(self, redis_server: RedisServer) -> None:
+        six = limit("six", "requests", 6, 60)
+
+        async def run() -> None:
+            async with Told(redis_server, 1) as told:
+                (rates,) = told.nodes
+                answers = [await rates.admit("o", (six,), 0.0, lease) for lease in range(1, 8)]
+                assert [answer is None for answer in answers] == [True] * 6 + [False]
+                told.clock(BEGAN - 3_600)
+                refused = await rates.admit("o", (six,), 0.0, 8)
+                assert refused is not None
+                assert refused.retry_after == pytest.approx(10, abs=1e-3)
+                rates.give_back(1)  # writes the bucket by the new clock
+                assert await rates.admit("o", (six,), 0.0, 9) is None
+                told.clock(BEGAN - 3_600 + 10)
+                assert await rates.admit("o", (six,), 0.0, 10) is None
+                assert await rates.admit("o", (six,), 0.0, 11) is not None
+
+        asyncio.run(run())
+
 
 class Crowd:
     """Several callers on several nodes at once. Each step is noted under the name that the server sees."""
