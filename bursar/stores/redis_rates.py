@@ -211,6 +211,7 @@ class RedisRates:
                     self.link.tell(frames.leave_frame(form, lease.member, give_back=False))
         for taken in lease.taken:
             if taken.asked and not taken.settled and taken.form is not None:
+                taken.settled = True
                 self.link.tell(frames.forget_frame(taken.form, taken.record))
 
     # ---- looking

@@ -88,8 +88,6 @@ STEPS = st.one_of(
 )
 HISTORIES = st.lists(STEPS, min_size=1, max_size=40)
 
-Pair = tuple[Any, Any]
-
 
 class Told:
     """Redis under a told clock, with as many nodes as wanted."""
@@ -153,7 +151,7 @@ async def live_through(history: list[Step], rates: Any, tell: Callable[[float], 
     """The same steps there and in the reference; after each, the same answer and the same rest."""
     reference, now, number = Rates(), BEGAN, 0
     leases: list[int] = []
-    held: list[Pair] = []
+    held: list[tuple[Any, Any, int]] = []
     late: set[tuple[int, str]] = set()
     for step in history:
         touched: tuple[Bound, ...] = ()
@@ -173,15 +171,16 @@ async def live_through(history: list[Step], rates: Any, tell: Callable[[float], 
             theirs = reference.reserve(touched, *step.tokens, now, lease)
             same(ours, theirs)
             if not isinstance(theirs, Limited):
-                held.append((ours, theirs))
+                held.append((ours, theirs, lease))
         elif step.kind == "settle" and held:
-            ours, theirs = held[-1 - step.which % len(held)]  # settled before: does nothing
+            ours, theirs, _ = held[-1 - step.which % len(held)]  # settled before: does nothing
             rates.settle(ours, *step.tokens, now)
             reference.settle(theirs, *step.tokens, now)
         elif leases and step.kind in ("release", "give_back"):
             lease = leases.pop(-1 - step.which % len(leases))
             getattr(rates, step.kind)(lease)
             getattr(reference, step.kind)(lease)
+            held = [one for one in held if one[2] != lease]  # what is not settled by now stays as charged
         for bound in touched:
             if bound.unit != "concurrency":
                 same_rest(rates, reference, bound, now)
@@ -276,13 +275,13 @@ class Crowd:
     async def live(self, node: int, steps: list[Step], caller: int) -> None:
         rates = self.told.nodes[node]
         leases: list[int] = []
-        held: list[tuple[Any, str]] = []
+        held: list[tuple[Any, str, int]] = []
         self.open.append((rates, caller, leases))
         for step in steps:
             await self._step(rates, f"n{node}", step, leases, held)
 
     async def _step(
-        self, rates: RedisRates, session: str, step: Step, leases: list[int], held: list[tuple[Any, str]]
+        self, rates: RedisRates, session: str, step: Step, leases: list[int], held: list[tuple[Any, str, int]]
     ) -> None:
         if step.kind == "wait":
             self.now = round(self.now + step.micros / 1e7, 6)
@@ -303,14 +302,15 @@ class Crowd:
             answer = await rates.hold("o", step.limits, *step.tokens, 0.0, lease)
             self.asked["hold", record] = step, lease, answer
             if isinstance(answer, Reservation):
-                held.append((answer, record))
+                held.append((answer, record, lease))
         elif step.kind == "settle" and held:
-            taken, record = held.pop(-1 - step.which % len(held))
+            taken, record, _ = held.pop(-1 - step.which % len(held))
             self.asked["settle", record] = step, 0, None
             rates.settle(taken, *step.tokens, 0.0)
         elif leases and step.kind in ("release", "give_back"):
             lease = leases.pop(-1 - step.which % len(leases))
             self.asked["leave", f"{session}.{lease}"] = step, lease, None
+            held[:] = [one for one in held if one[2] != lease]
             getattr(rates, step.kind)(lease)
 
     def check(self, acts: list[Any]) -> None:
