@@ -48,9 +48,8 @@ def _silent(_: str) -> None:
 
 
 class Journal:
-    """See the module. `trace` is called at named points, for tests that end the process there:
-
-    hold_encoded, hold_written, settle_buffered, settle_written, rotate_begun, rotate_tmp_written, rotate_renamed.
+    """See the module. `trace` is called at named points, for tests that end the process there: hold_encoded,
+    hold_written, settle_buffered, settle_written, rotate_begun, rotate_tmp_written, rotate_renamed.
     """
 
     def __init__(self, folder: Path, clock: Clock, ledger: Ledger, segment: Segment) -> None:
@@ -130,7 +129,9 @@ class Journal:
                 self._pending = []
             self._files.sync(self._segment.fd)
         finally:
-            if self._executor is not None:
+            if self._executor is not None and self._group is not None:
+                if self._switching:  # the segment under way lacks what was just written: it must not take its place
+                    self._group.stop()
                 self._executor.shutdown()
             os.close(self._segment.fd)
             os.close(self._lock)

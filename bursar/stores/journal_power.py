@@ -25,6 +25,11 @@ class GroupCommit:
             self._task = asyncio.create_task(self._run())
         await future
 
+    def stop(self) -> None:
+        """What runs is cancelled where it waits. Who waits for it is told nothing: an ambiguous commit."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def _run(self) -> None:
         while self._waiters:
             batch, self._waiters = self._waiters, []

@@ -452,6 +452,32 @@ async def test_what_is_noted_while_a_segment_is_made_goes_into_the_new_one(tmp_p
     assert report.last_segment > 1
 
 
+async def test_a_segment_under_way_when_the_journal_closes_is_given_up(tmp_path, clock):
+    """It lacks what the close still writes: in its place it would lose that, and break the chain of digests."""
+
+    class SlowFiles(FailingFiles):
+        def write(self, fd: int, data: bytes) -> int:
+            if threading.current_thread() is not threading.main_thread():
+                loop.call_soon_threadsafe(making.set)
+                assert leave.wait(10)
+            return super().write(fd, data)
+
+    loop, making, leave = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    journal = Journal.open(tmp_path, clock, "power", segment_bytes=1, files=SlowFiles())
+    journal.define(budget(10**6))
+    first = await journal.hold(asking(10))
+    await making.wait()
+    journal.post(first.hold_id, settled(4))
+    leave.set()
+    journal.close()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    again = Journal.open(tmp_path, clock, "power")
+    again.close()
+    report = proven(tmp_path)
+    assert (report.counts.posted, report.budgets[0].posted, report.open_holds) == (1, 4, 0)
+
+
 async def test_a_snapshot_never_runs_ahead_of_its_segment(tmp_path, clock):
     journal = Journal.open(tmp_path, clock, "power")
     journal.define(budget(10**6))
