@@ -22,11 +22,12 @@ from bursar.app.fetching import Fetcher
 from bursar.app.http_server import http_server
 from bursar.app.logs import set_up_logs
 from bursar.app.places import checkpoints_path
-from bursar.app.secret_stores import open_stores
+from bursar.app.secret_stores import open_stores, policy_places
 from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
 from bursar.app.vault import Vault, open_vault
 from bursar.app.vigil import Vigil
 from bursar.config import issuer_of
+from bursar.control.access import Access
 from bursar.control.admins import Admins
 from bursar.control.audit import AuditLog
 from bursar.control.audit_desk import AuditDesk
@@ -309,6 +310,7 @@ class Control:
             keys=self.keys,
             budgets=self.budgets,
             provider_keys=self.provider_keys,
+            access=Access(self._directory, policy_places(self._spec.config)),
             wrapping_keys=self.wrapping_keys,
             key_map=KeyMap(
                 self._directory, self._secrets.stores, self._ledger, may_reveal=self._spec.config.secrets.reveal

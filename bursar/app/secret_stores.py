@@ -12,6 +12,7 @@ from bursar.app.web import WireWeb, check_proxy
 from bursar.config import AwsStore as AwsSettings
 from bursar.config import Cache, Config, VaultLogin
 from bursar.config import VaultStore as VaultSettings
+from bursar.control.policy_export import Place
 from bursar.core.errors import Refusal
 from bursar.core.layout import Layout
 from bursar.core.secret import Secret
@@ -43,6 +44,15 @@ class Opened(NamedTuple):
                 await self.stores.close()
         for web in self.webs:
             await web.close()
+
+
+def policy_places(config: Config) -> dict[str, list[Place]]:
+    """Where the stores that have policies of their own keep our entries, for `bursar policy export`."""
+    secrets = config.secrets
+    return {
+        "vault": [Place(n, v.mount, "", Layout(path=v.path, address=v.address)) for n, v in secrets.vault.items()],
+        "aws": [Place(n, "", a.region, Layout(path=a.path, address=a.address)) for n, a in secrets.aws.items()],
+    }
 
 
 def open_stores(

@@ -20,6 +20,7 @@ from bursar.control.unbroken import Unbroken
 from bursar.core.audit import Outcome
 from bursar.core.directory import (
     KINDS,
+    AccessGrant,
     Admin,
     BudgetDef,
     Delta,
@@ -42,7 +43,7 @@ from bursar.core.directory import (
 from bursar.core.errors import Refusal
 from bursar.ports import Clock
 
-E = TypeVar("E", Owner, Team, VirtualKey, BudgetDef, ProviderKey, PriceOverride, Admin, TrustRule, TokenKey, TokenMark)
+E = TypeVar("E", bound=Entity)
 Facts = Mapping[str, str | int]
 _ATTEMPTS = 20  # at a change, while other nodes keep changing other things
 
@@ -144,6 +145,7 @@ class Book:
             trust=self.all(TrustRule),
             token_keys=self.all(TokenKey),
             token_marks=self.all(TokenMark),
+            grants=self.all(AccessGrant),
         )
 
     def at(self, kind: Kind, entity_id: str) -> Entity | None:
@@ -173,6 +175,7 @@ LIST_COMMAND: dict[Kind, str] = {
     "trust": "bursar trust list",
     "token_key": "bursar tokens keys",
     "token_mark": "bursar audit tail",
+    "grant": "bursar secrets grants",
 }
 
 

@@ -17,14 +17,14 @@ from bursar.core.directory import BudgetDef, Edit, Entity, Kind, Owner, Team
 from bursar.core.errors import Refusal
 from bursar.core.units import pico_to_usd
 
-_RESTORABLE: frozenset[Kind] = frozenset({"owner", "team"})  # come back after a removal
+_RESTORABLE: frozenset[Kind] = frozenset({"owner", "team", "grant"})  # come back after a removal
 _WITHOUT_UNDO: dict[Kind, str] = {
     "provider_key": "See `bursar secrets tag`, `enable`, `disable`",
     "price": "A price is never taken back: append another with `bursar prices set`",
     "token_key": "Rotate again: `bursar tokens rotate-signing-key`",
     "token_mark": "A token that was revoked or used up stays so: exchange for another",
 }
-_GROUP: dict[Kind, str] = {"trust": "trust"}  # of the command line, where it is not the plural
+_REMOVED_BY: dict[Kind, str] = {"trust": "trust remove", "grant": "secrets revoke"}  # where it is not the plural
 _HIDDEN = frozenset({"digest", "secrets"})
 _NEWEST = 2**62
 
@@ -57,7 +57,7 @@ def why_no_undo(edit: Edit) -> Refusal | None:
         return Refusal(
             "no_undo",
             f"{subject} was created by it",
-            f"Remove it: bursar {_GROUP.get(edit.kind, edit.kind + 's')} remove {edit.id}",
+            f"Remove it: bursar {_REMOVED_BY.get(edit.kind, edit.kind + 's remove')} {edit.id}",
         )
     if edit.after is None and edit.kind not in _RESTORABLE:
         return Refusal("no_undo", f"{subject} was removed for ever", "Create another")

@@ -3,16 +3,16 @@
 Computed from what the stores, the directory and the ledger say now; nothing is kept.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import msgspec
 
 from bursar.control.directory import Directory
-from bursar.core.directory import Owner, Team, VirtualKey
+from bursar.core.access import covers
+from bursar.core.directory import AccessGrant, Act, Owner, Team, VirtualKey
 from bursar.core.provider_keys import UNASSIGNED, SecretEntry
-from bursar.core.roles import RIGHTS
 from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts
 from bursar.core.units import NS_PER_S
 
@@ -49,8 +49,8 @@ class MapLine(msgspec.Struct, frozen=True, kw_only=True):
     owner: str
     used_by: tuple[str, ...]  # teams whose virtual keys it serves
     keys: int  # living virtual keys of these teams
-    read_by: tuple[str, ...]  # roles that may have its value in clear
-    rotated_by: tuple[str, ...]  # roles
+    read_by: tuple[str, ...]  # roles and admins that may have its value in clear, "node" = the node's own token
+    rotated_by: tuple[str, ...]  # the same, for a new version
     last_use_ns: int | None
     expires: str
     flags: tuple[str, ...]
@@ -63,7 +63,7 @@ class KeyMap:
         self._directory = directory
         self._stores = stores
         self._uses = uses
-        self._readers = tuple(_roles("reveal")) if may_reveal else ()
+        self._may_reveal = may_reveal
 
     async def read(self) -> list[MapLine]:
         """Every provider key but the emulator's, by address. Raises the stores' refusals."""
@@ -74,7 +74,10 @@ class KeyMap:
 
     def _line(self, entry: SecretEntry, last_use: int | None, double: bool) -> MapLine:
         book, team = self._directory.book, address_parts(entry.address)[4]
-        teams = [one.id for one in book.all(Team) if team in ("*", one.id) and not one.disabled]
+        lent = set(self._granted("use", entry))
+        teams = [
+            one.id for one in book.all(Team) if (team in ("*", one.id) or f"team/{one.id}" in lent) and not one.disabled
+        ]
         keys = [key for key in book.all(VirtualKey) if key.team_id in teams and not key.disabled]
         owner = entry.tags.get("billing_owner", UNASSIGNED)
         expires = entry.tags.get(EXPIRES_TAG, "")
@@ -96,12 +99,18 @@ class KeyMap:
             owner=owner,
             used_by=tuple(teams),
             keys=len(keys),
-            read_by=self._readers,
-            rotated_by=tuple(_roles("operate")),
+            read_by=("node", *self._granted("read", entry)) if self._may_reveal else (),
+            rotated_by=("role/admin", *self._granted("rotate", entry)),
             last_use_ns=last_use,
             expires=expires,
             flags=tuple(flag for flag, is_so in wrong.items() if is_so),
         )
+
+    def _granted(self, act: Act, entry: SecretEntry) -> list[str]:
+        """Who was granted this on the entry: `team/...`, `role/...`, `admin/...`."""
+        now = self._directory.now()
+        grants = self._directory.book.all(AccessGrant)
+        return sorted({one.subject for one in grants if covers(one, act, entry.address, entry.tags, now)})
 
 
 def _is_real(entry: SecretEntry) -> bool:
@@ -124,7 +133,3 @@ def _ends(day: str, now: int) -> dict[str, bool]:
         return {"expiring": True}
     left = end - datetime.fromtimestamp(now / NS_PER_S, UTC)
     return {"expired": left <= timedelta(0), "expiring": timedelta(0) < left <= SOON}
-
-
-def _roles(right: str) -> Iterable[str]:
-    return (role for role, rights in RIGHTS.items() if right in rights)

@@ -143,6 +143,20 @@ class Admin(msgspec.Struct, frozen=True, kw_only=True):
     disabled: bool = False
 
 
+Act = Literal["use", "read", "write", "rotate"]
+
+
+class AccessGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may do what with which provider keys, besides what role and address say (`bursar.core.access`)."""
+
+    id: str
+    subject: str  # "team/search", "role/operator", "admin/abcdefgh2345"
+    acts: tuple[Act, ...]
+    path: str = "*/*/*/*/*"  # of the address, part by part; a part is a name, `*`, or a beginning: `prod-*`
+    tags: dict[str, str] = {}  # the key's own must say the same
+    expires_at: int | None = None  # ns
+
+
 class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
     """An operator's own dated price, appended, never edited. Rates are pico-USD per token."""
 
@@ -196,8 +210,11 @@ class TokenMark(msgspec.Struct, frozen=True, kw_only=True):
     until: int  # ns
 
 
-Kind = Literal["owner", "team", "key", "budget", "provider_key", "price", "admin", "trust", "token_key", "token_mark"]
-Entity = Owner | Team | VirtualKey | BudgetDef | ProviderKey | PriceOverride | Admin | TrustRule | TokenKey | TokenMark
+Kind = Literal[
+    "owner", "team", "key", "budget", "provider_key", "price", "admin", "trust", "token_key", "token_mark", "grant"
+]
+Tenant = Owner | Team | VirtualKey | BudgetDef
+Entity = Tenant | ProviderKey | PriceOverride | Admin | TrustRule | TokenKey | TokenMark | AccessGrant
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -214,6 +231,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     trust: list[TrustRule] = []
     token_keys: list[TokenKey] = []
     token_marks: list[TokenMark] = []
+    grants: list[AccessGrant] = []
 
 
 class Delta(msgspec.Struct, kw_only=True):
@@ -230,6 +248,7 @@ class Delta(msgspec.Struct, kw_only=True):
     trust: list[TrustRule] = []
     token_keys: list[TokenKey] = []
     token_marks: list[TokenMark] = []
+    grants: list[AccessGrant] = []
     gone: list[tuple[str, str]] = []
 
 
@@ -265,6 +284,7 @@ KINDS: dict[Kind, KindRow] = {
     "trust": KindRow("trust", TrustRule),
     "token_key": KindRow("token_keys", TokenKey),
     "token_mark": KindRow("token_marks", TokenMark),
+    "grant": KindRow("grants", AccessGrant),
 }
 S = TypeVar("S", Snapshot, Delta)
 _KIND_OF: dict[type, Kind] = {row.type: kind for kind, row in KINDS.items()}

@@ -177,6 +177,8 @@ RULES: dict[str, Rule] = {
     "admin_token_invalid": Rule(401, "authentication_error", "authentication_error", False, "Not the admin token"),
     "admin_token_expired": Rule(401, "authentication_error", "authentication_error", False, "The admin token is over"),
     "role_not_allowed": Rule(403, "permission_error", "permission_error", False, "The role may not do this"),
+    "access_denied": Rule(403, "permission_error", "permission_error", False, "The key is not yours to do this"),
+    "template_unsafe": Rule(409, _INVALID, _INVALID, False, "A name would widen the policy it stands in"),
     "too_many_guesses": Rule(429, "rate_limit_exceeded", _RATE, True, "Too many wrong admin tokens"),
     "host_not_allowed": Rule(403, "permission_error", "permission_error", False, "The admin API has another name"),
     "invalid_input": Rule(400, _INVALID, _INVALID, False, "What was sent does not fit"),

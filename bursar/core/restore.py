@@ -196,6 +196,11 @@ def _doors(record: Record, verb: str, _name: str, effects: Effects) -> None:
     (effects.repeat if verb in ("add", "make_keys", "revoke") else effects.unknown).append(_line(record))
 
 
+def _grant(record: Record, verb: str, _name: str, effects: Effects) -> None:
+    """One that was revoked would allow again, and only the whole node can be paused."""
+    (effects.repeat if verb == "create" else effects.unknown).append(_line(record))
+
+
 _RULES: dict[str, Callable[[Record, str, str, Effects], None]] = {
     "key": _switch(lambda it: it.keys),
     "team": _switch(lambda it: it.teams),
@@ -204,6 +209,7 @@ _RULES: dict[str, Callable[[Record, str, str, Effects], None]] = {
     "budget": _budget,
     "owner": _told,
     "price": _told,
+    "grant": _grant,
     "trust": _doors,
     "token": _doors,
 }

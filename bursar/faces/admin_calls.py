@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bursar.control.access import Access
 from bursar.control.admins import Admins
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.budgets import Budgets, BudgetTerms
@@ -49,6 +50,7 @@ class Services:
     keys: Keys
     budgets: Budgets
     provider_keys: ProviderKeys
+    access: Access
     wrapping_keys: WrappingKeys
     prices: Prices
     usage: Usage

@@ -67,8 +67,12 @@ async def show_map(call: AdminCall) -> object:
 async def tag_sheet(call: AdminCall) -> object:
     given: TagSheet = call.body
     sheets = call.services.tag_sheets
-    changes: Sequence[Retagged]
-    changes = await (sheets.apply(call.actor, given.rows) if given.apply else sheets.preview(given.rows))
+    entries = {entry.id: entry for entry in await call.services.provider_keys.all()}
+    changes: Sequence[Retagged] = await sheets.preview(given.rows)
+    for change in changes:
+        call.services.access.require(call.caller, "write", change.address, entries[change.id].tags)
+    if given.apply:
+        changes = await sheets.apply(call.actor, given.rows)
     return TagSheetView(applied=given.apply, changes=tuple(changes))
 
 
@@ -93,6 +97,6 @@ ROUTES = (
         TagSheetView,
         asks="operate",
         body=TagSheet,
-        refusals=("invalid_tags", *_STORES),
+        refusals=("invalid_tags", "access_denied", *_STORES),
     ),
 )

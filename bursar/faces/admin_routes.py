@@ -4,6 +4,7 @@ A subject with much of its own stands in a file of its own (`bursar.faces.admin_
 """
 
 from bursar.faces import (
+    admin_access,
     admin_admins,
     admin_audit,
     admin_history,
@@ -202,6 +203,7 @@ ROUTES: tuple[Route, ...] = (
         page=True,
     ),
     *admin_secrets.ROUTES,
+    *admin_access.ROUTES,
     Route(
         "GET",
         "/price-overrides",

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from bursar.core.directory import Act
 from bursar.core.provider_keys import SecretEntry
 from bursar.core.secret import Secret
 from bursar.faces.admin_calls import AdminCall, items, page_of
@@ -110,8 +111,20 @@ async def list_provider_keys(call: AdminCall) -> object:
     return items([_view(call, entry) for entry in rows], following)
 
 
+async def _checked(call: AdminCall, act: Act) -> str:
+    """The id of the entry that the call is about, if the caller may do this with it. Raises Refusal(access_denied)."""
+    entry = await call.services.provider_keys.get(call.path["id"])
+    call.services.access.require(call.caller, act, entry.address, entry.tags)
+    return entry.id
+
+
 async def put_provider_key(call: AdminCall) -> object:
     given: SecretPut = call.body
+    present = [entry for entry in await call.services.provider_keys.all() if entry.address == given.address]
+    for entry in present:  # a new version of what is there
+        call.services.access.require(call.caller, "rotate", given.address, entry.tags)
+    if not present:
+        call.services.access.require(call.caller, "write", given.address, given.tags)
     entry = await call.services.provider_keys.put(
         call.actor,
         given.address,
@@ -128,40 +141,47 @@ async def get_provider_key(call: AdminCall) -> object:
 
 
 async def tag_provider_key(call: AdminCall) -> object:
+    secret_id = await _checked(call, "write")
     given: SecretTag = call.body
-    return _view(call, await call.services.provider_keys.tag(call.actor, call.path["id"], given.tags))
+    return _view(call, await call.services.provider_keys.tag(call.actor, secret_id, given.tags))
 
 
 async def disable_provider_key(call: AdminCall) -> object:
-    return _view(call, await call.services.provider_keys.set_disabled(call.actor, call.path["id"], True))
+    secret_id = await _checked(call, "write")
+    return _view(call, await call.services.provider_keys.set_disabled(call.actor, secret_id, True))
 
 
 async def enable_provider_key(call: AdminCall) -> object:
-    return _view(call, await call.services.provider_keys.set_disabled(call.actor, call.path["id"], False))
+    secret_id = await _checked(call, "write")
+    return _view(call, await call.services.provider_keys.set_disabled(call.actor, secret_id, False))
 
 
 async def move_provider_key(call: AdminCall) -> object:
+    secret_id = await _checked(call, "write")
     given: SecretMove = call.body
-    return _view(call, await call.services.provider_keys.move(call.actor, call.path["id"], given.store))
+    return _view(call, await call.services.provider_keys.move(call.actor, secret_id, given.store))
 
 
 async def reveal_provider_key(call: AdminCall) -> object:
+    secret_id = await _checked(call, "read")
     given: SecretAsk = call.body
     keys = call.services.provider_keys
-    entry, value = await keys.reveal(call.actor, call.path["id"], given.version, given.reason)
+    entry, value = await keys.reveal(call.actor, secret_id, given.version, given.reason)
     return SecretShown(id=entry.id, value=value.reveal())
 
 
 async def destroy_provider_key(call: AdminCall) -> None:
-    await call.services.provider_keys.destroy(call.actor, call.path["id"])
+    secret_id = await _checked(call, "write")
+    await call.services.provider_keys.destroy(call.actor, secret_id)
 
 
 async def destroy_provider_key_version(call: AdminCall) -> object:
+    secret_id = await _checked(call, "write")
     number = call.path["version"]
     version = int(number) if number.isascii() and number.isdigit() and len(number) < 19 else 0
     keys = call.services.provider_keys
-    await keys.destroy(call.actor, call.path["id"], version)
-    return _view(call, await keys.get(call.path["id"]))
+    await keys.destroy(call.actor, secret_id, version)
+    return _view(call, await keys.get(secret_id))
 
 
 async def list_secret_stores(call: AdminCall) -> object:
@@ -180,7 +200,7 @@ _STORE = (
     "store_mismatch",
 )
 _SECRET = ("secret_not_found", "audit_unavailable", *_STORE)
-_WRITTEN = ("store_read_only", "secret_changed", *_SECRET)
+_WRITTEN = ("access_denied", "store_read_only", "secret_changed", *_SECRET)
 _STORED = ("invalid_address", "invalid_tags", "invalid_secret", "duplicate_secret", *_WRITTEN)
 
 ROUTES = (
@@ -251,7 +271,7 @@ ROUTES = (
         SecretShown,
         asks="reveal",
         body=SecretAsk,
-        refusals=("reveal_not_allowed", "secret_malformed", *_SECRET),
+        refusals=("access_denied", "reveal_not_allowed", "secret_malformed", *_SECRET),
     ),
     Route(
         "DELETE",

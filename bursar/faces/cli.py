@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from bursar.faces.cli_access import policy_group
 from bursar.faces.cli_admins import add_whoami, admins_group
 from bursar.faces.cli_audit import audit_group
 from bursar.faces.cli_backup import BackupDesk, add_backup
@@ -70,6 +71,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(teams_group(locate), name="teams")
     app.add_typer(owners_group(locate), name="owners")
     app.add_typer(budgets_group(locate), name="budgets")
+    app.add_typer(policy_group(locate), name="policy")
     secrets = secrets_group(locate)
     add_map(secrets, locate)
     add_vault(secrets, locate, offline.recovery)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bursar.faces.cli_access import add_grants
 from bursar.faces.cli_terminal import USAGE, Locate, Terminal, Trouble, command
 from bursar.faces.client import segment
 from bursar.faces.tables import Column
@@ -22,6 +23,7 @@ def secrets_group(locate: Locate) -> typer.Typer:
     _reading(group, locate)
     _looking_closer(group, locate)
     _changing(group, locate)
+    add_grants(group, locate)
     return group
 
 

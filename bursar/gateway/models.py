@@ -33,7 +33,8 @@ def usable_models(node: Node, flight: Flight) -> dict[str, str]:
         for model in _names(node, provider):
             if model not in found and plan.allows_model(model) and served(provider, model)[0]:
                 priced_as = served(provider, model)[1]
-                if provider.auth == "none" or rank_keys(keys, provider.name, priced_as, plan.team_id, "inference"):
+                asked = provider.name, priced_as, plan.team_id, "inference"
+                if provider.auth == "none" or rank_keys(keys, *asked, node.tenants.use_grants):
                     found[model] = provider.name
     return found
 

@@ -58,7 +58,7 @@ def _options(node: Node, call: Call, team_id: str) -> Iterator[Option]:
         if provider.auth == "none":
             yield Option(provider=provider, key=no_key(provider.name), upstream_model=model, priced_as=priced_as)
             continue
-        for key in rank_keys(keys, provider.name, priced_as, team_id, call.purpose):
+        for key in rank_keys(keys, provider.name, priced_as, team_id, call.purpose, node.tenants.use_grants):
             emulated = address_parts(key.address)[3] == EMULATOR_ENVIRONMENT
             reached = provider.twin if emulated else provider
             if reached is not None:

@@ -10,6 +10,7 @@ import msgspec
 
 from bursar.core.access_tokens import trust_plan
 from bursar.core.directory import (
+    AccessGrant,
     BudgetDef,
     Delta,
     Owner,
@@ -46,6 +47,8 @@ class Tenants:
         self.keys: dict[str, VirtualKey] = {}
         self.budgets: dict[str, BudgetDef] = {}
         self.provider_keys: dict[str, ProviderKey] = {}
+        self.grants: dict[str, AccessGrant] = {}
+        self.use_grants: tuple[AccessGrant, ...] = ()
         self.by_digest: dict[bytes, Credential] = {}
         self.token_keys: dict[str, TokenKey] = {}
         self.token_marks: dict[str, int] = {}  # until when, ns
@@ -68,6 +71,7 @@ class Tenants:
             self.keys,
             self.budgets,
             self.provider_keys,
+            self.grants,
             self._prices,
             self.token_keys,
             self.token_marks,
@@ -137,6 +141,9 @@ class Tenants:
             self._keys_of_team.setdefault(key.team_id, set()).add(key.id)
         for provider_key in news.provider_keys:
             self.provider_keys[provider_key.id] = provider_key
+        for grant in news.grants:
+            self.grants[grant.id] = grant
+        self.use_grants = tuple(grant for grant in self.grants.values() if "use" in grant.acts)
         for price in news.prices:
             self._prices[price.provider, price.model, price.from_ns] = price
 
@@ -150,7 +157,7 @@ class Tenants:
             self._remove("key", trust_plan(entity_id))
         else:
             tables = {"team": self.teams, "owner": self.owners, "provider_key": self.provider_keys}
-            tables |= {"token_key": self.token_keys, "token_mark": self.token_marks}
+            tables |= {"token_key": self.token_keys, "token_mark": self.token_marks, "grant": self.grants}
             tables.get(kind, {}).pop(entity_id, None)  # type: ignore[attr-defined]  # dicts of different values
 
     def _touched(self, delta: Delta) -> set[str]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import uvicorn
 
 from bursar.app.audit_jobs import AuditJobs
+from bursar.control.access import Access
 from bursar.control.admins import Admins
 from bursar.control.audit import AuditLog
 from bursar.control.audit_desk import AuditDesk
@@ -24,6 +25,7 @@ from bursar.control.issuer_keys import IssuerKeys
 from bursar.control.key_map import KeyMap
 from bursar.control.keys import Keys
 from bursar.control.owners import Owners
+from bursar.control.policy_export import Place
 from bursar.control.prices import Prices
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.restored import RestoredNode
@@ -36,6 +38,7 @@ from bursar.control.tokens import Tokens
 from bursar.control.trust import TrustRules
 from bursar.control.usage import Usage
 from bursar.control.wrapping_keys import WrappingKeys
+from bursar.core.layout import Layout
 from bursar.core.ledger_records import Balance, UsageBy, UsageRow
 from bursar.core.secret import Secret
 from bursar.core.tokens import mint
@@ -105,6 +108,7 @@ class Stand:
         self.waited: list[float] = []
         self.told: list[tuple[int, str]] = []
         self.gateways: list[GatewayFacts] = []
+        self.places = {"vault": [Place("corp", "secret", "", Layout())]}
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True)
@@ -181,6 +185,7 @@ class Stand:
             keys=Keys(directory, entropy, PEPPER),
             budgets=Budgets(directory),
             provider_keys=self.provider_keys,
+            access=Access(directory, self.places),
             wrapping_keys=WrappingKeys(self.secrets, self.audit, RecoveryWrapper),
             prices=Prices(directory, load_catalogue(), providers),
             usage=Usage(directory, self.ledger),

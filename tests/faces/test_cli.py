@@ -471,3 +471,22 @@ def test_previews_history_and_undo(cli: Cli) -> None:
     assert "changed_since" in cli("undo", number, code=REFUSED).output
     assert "names nothing" in cli("history", "--of", "nonsense", code=REFUSED).output
     assert cli.json("history", "--limit", "1")[0]["action"] == "team.update.undo"
+
+
+def test_grants_and_policies(cli: Cli, tmp_path: Path) -> None:
+    made = cli.json(
+        "secrets", "grant", "role/operator", "--act", "rotate", "--path", "groq/*/*/prod/*", "--expires", "30d"
+    )
+    assert made["acts"] == ["rotate"]
+    assert "would do this" in cli("secrets", "grant", "role/operator", "--act", "write", "--preview").output
+    shown = cli("secrets", "grant", "role/operator", "--act", "write", "--act", "read", "--path", "xai/*/*/*/*").output
+    (second,) = re.findall(r"undo: bursar secrets revoke (\S+)", shown)
+    assert "xai/*/*/*/*" in cli("secrets", "grants").output
+    exported = cli("policy", "export", "vault").output
+    assert "bursar-broker.hcl" in exported
+    assert "left out" in exported, "one has an end"
+    cli("policy", "export", "vault", "--out", str(tmp_path / "policies"))
+    assert "secret/data/bursar/xai" in (tmp_path / "policies/bursar-role-operator.hcl").read_text()
+    assert "store_unknown" in cli("policy", "export", "aws", code=REFUSED).output
+    assert "no tag" in cli("secrets", "grant", "role/operator", "--act", "read", "--tag", "x", code=USAGE).output
+    assert "revoked" in cli("secrets", "revoke", second).output
