@@ -50,7 +50,7 @@ def test_the_map_tells_who_and_what_is_wrong(stand: Stand) -> None:
     stand.ledger.used = {alpha: stand.clock.ns}
     lines = the_map(stand)
     assert (lines[ALPHA]["used_by"], lines[ALPHA]["keys"]) == (["alpha"], 1)
-    assert (lines[ALPHA]["read_by"], lines[ALPHA]["rotated_by"]) == ([], ["operator", "admin"])
+    assert (lines[ALPHA]["read_by"], lines[ALPHA]["rotated_by"]) == ([], ["role/admin"])
     assert lines[ALPHA]["flags"] == ["duplicate", "expired"]
     assert lines[ALPHA]["last_use"]
     assert (lines[WIDE]["used_by"], lines[WIDE]["flags"]) == (
