@@ -39,7 +39,7 @@ _CAVEATS = """
 - Load generator, upstream and target share two cores. CPU per request is not much disturbed by that; throughput and the
   tail of the latency are. Compare the columns of one row, not rows of different runs.
 - Three quarters of Bursar's CPU is the interpreter itself. Debian's and the official images' are compiled with
-  optimisation by profile, what pyenv compiles by default is not and needs an eighth more (`make bench PYTHON=...`);
+  optimisation by profile, what pyenv compiles by default is not and needs a tenth more (`make bench PYTHON=...`);
   the plain loop named above tells them apart.
 - CPU is accounted in ticks of 10 ms; a round uses some hundreds of them.
 - The fewer connections, the more of the cost is waking up: at c = 1 every proxy sleeps between two requests.
@@ -115,7 +115,7 @@ def _machine() -> str:
 
 
 def _interpreter() -> str:
-    """Its version, and how fast it is: how it was compiled makes an eighth of the gateway's CPU, and no flag tells."""
+    """Its version, and how fast it is: how it was compiled makes a tenth of a call's CPU, and no flag tells."""
     pair = "class Pair:\n def __init__(self, a): self.a = a\n def plus(self, b): return self.a + b\ni = 77777"
     turns = 100_000
     seconds = min(timeit.repeat("Pair(i).plus(3); f'{i}: {i & 7}'.partition(':')", pair, number=turns, repeat=9))
