@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ from bursar.core.calls import Call
 from bursar.core.ceiling import input_ceiling
 from bursar.core.errors import Refusal
 from bursar.core.tariff import Price
-from bursar.gateway.pipeline import understand
 from bursar.providers.anthropic import Anthropic
 from bursar.providers.openai import OpenAI
 from bursar.stores.catalogue import load
+from tests.gateway.ground import Stand
 
 CHAT, MESSAGES = OpenAI(), Anthropic()
 TOOLS_TOKENS = 2_600  # what Anthropic documents for its tool system prompt and its built-in client tools
@@ -111,11 +112,11 @@ def test_no_body_holds_up_everybody_else(name: str) -> None:
     assert time.process_time() - began < 0.75
 
 
-async def test_a_body_that_takes_long_to_read_is_read_off_the_loop() -> None:
+async def test_a_body_that_takes_long_to_read_is_read_off_the_loop(tmp_path: Path) -> None:
     """Within all bounds one can still be made of what is read slowest. Nobody else's stream waits for that."""
     block = b'{"type":"image","content":[' + b",".join([b'{"\\u0061" :1}'] * 60) + b"]}"
     body = b'{"model":"m","messages":[{"content":[' + b",".join([block] * 1_000) + b"]}]}"
-    waits = []
+    stand, waits = Stand(tmp_path / "journal"), []
 
     async def wait_for_ever() -> None:
         while True:
@@ -126,10 +127,11 @@ async def test_a_body_that_takes_long_to_read_is_read_off_the_loop() -> None:
     others = asyncio.create_task(wait_for_ever())
     await asyncio.sleep(0)
     began = time.perf_counter()
-    await understand(MESSAGES, "messages", body)
+    await stand.ask(path="/v1/messages", body=body)
     took = time.perf_counter() - began
     await asyncio.sleep(0.002)
     others.cancel()
+    stand.close()
     assert max(waits) < took / 2
 
 
