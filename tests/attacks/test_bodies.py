@@ -16,6 +16,7 @@ from bursar.core.tariff import Price
 from bursar.providers.anthropic import Anthropic
 from bursar.providers.openai import OpenAI
 from bursar.stores.catalogue import load
+from tests.gateway.answers import error
 from tests.gateway.ground import Stand
 
 CHAT, MESSAGES = OpenAI(), Anthropic()
@@ -127,7 +128,7 @@ async def test_a_body_that_takes_long_to_read_is_read_off_the_loop(tmp_path: Pat
     others = asyncio.create_task(wait_for_ever())
     await asyncio.sleep(0)
     began = time.perf_counter()
-    await stand.ask(path="/v1/messages", body=body)
+    await stand.ask(error(400), path="/v1/messages", body=body)
     took = time.perf_counter() - began
     await asyncio.sleep(0.002)
     others.cancel()
