@@ -6,16 +6,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import uvicorn
 import uvloop
 from msgspec import structs
 
 from bursar import __version__
-from bursar.app.audit_jobs import AuditJobs
+from bursar.app import collector
+from bursar.app.admin_token import keep_admin_token
 from bursar.app.audit_sinks import build_sinks
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.fetching import Fetcher
@@ -24,7 +24,8 @@ from bursar.app.logs import set_up_logs
 from bursar.app.places import checkpoints_path
 from bursar.app.secret_stores import open_stores, policy_places
 from bursar.app.spec import NodeSpec, Ready, read_spec, say_ready
-from bursar.app.vault import Vault, open_vault
+from bursar.app.stores import Closes, OpenStores, Stores
+from bursar.app.stores_embedded import open_embedded
 from bursar.app.vigil import Vigil
 from bursar.config import issuer_of
 from bursar.control.access import Access
@@ -67,7 +68,7 @@ from bursar.control.trust import TrustRules
 from bursar.control.usage import Usage
 from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.audit import AuditFailed
-from bursar.core.directory import ProviderKey, Snapshot
+from bursar.core.directory import Delta, ProviderKey, Snapshot
 from bursar.core.errors import Refusal
 from bursar.core.restore import paused_refusal
 from bursar.core.secret import Secret
@@ -82,12 +83,9 @@ from bursar.link.control_end import ControlEnd
 from bursar.link.messages import Handed
 from bursar.secrets.sealing import SealError
 from bursar.secrets.wrap.recovery import RecoveryWrapper
-from bursar.stores.audit_db import AuditDb
 from bursar.stores.audit_file import AuditFile
 from bursar.stores.audit_people_db import PeopleDb
 from bursar.stores.catalogue import load as load_catalogue
-from bursar.stores.directory_db import DirectoryDb
-from bursar.stores.projection_view import LedgerView, ProjectionFault
 from bursar.stores.restore_marker import MarkerFile
 from bursar.stores.schema import SchemaFault
 from bursar.wire.client import Client, ClientConfig
@@ -95,54 +93,52 @@ from bursar.wire.client import Client, ClientConfig
 _log = logging.getLogger("bursar.control")
 
 
-class Closes(Protocol):
-    def close(self) -> None: ...
-
-
 class Control:
     """Everything of the control process, built once inside its running loop."""
 
-    def __init__(self, spec: NodeSpec, env: dict[str, str], vault: Vault) -> None:
-        self._spec, self._env = spec, env
+    def __init__(self, spec: NodeSpec, env: dict[str, str], stores: Stores) -> None:
+        self._spec, self._env, self._stores = spec, env, stores
         self._folder = Path(spec.data)
         self._clock, self._entropy = SystemClock(), SystemEntropy()
         self._started_ns = self._clock.now()
         self._emulated = False
-        self._store, self._pepper, self._admin_token, self._audit_seed, people_secret, fingerprint = vault
+        self._store, self._pepper, self._admin_token, self._audit_seed, people_secret, fingerprint = stores.vault
         self._secrets = open_stores(spec.config, self._store, env, self._clock, fingerprint)
         self._rates_alone: dict[str, str] = {}  # node -> why its limits are not shared
+        self._fleet = stores.fleet
         self._build_audit(people_secret)
         self._build_directory()
         self._board = MetricsBoard()
-        self._ledger = LedgerView(self._folder / "journal", self._folder / "ledger.db", self._clock)
-        self._spend_notes = SpendNotes(self._ledger, self._audit)
+        self._spend_notes = SpendNotes(stores.ledger, self._audit)
         self._restored = RestoredNode(MarkerFile(self._folder), self._audit, self._clock)
         self._link = ControlEnd(self)
         self._directory.subscribe(self._link.publish)
+        self._directory.on_replaced(self._link.drop)
 
     def _build_audit(self, people_secret: Secret) -> None:
         settings = self._spec.config.audit
-        self._trail = AuditDb(self._folder / "audit.db", timeout=settings.timeout)
         self._sinks = build_sinks(settings, self._folder, self._spec.node, self._env, self._clock)
         self._checkpoints = AuditFile(checkpoints_path(self._spec.config, self._folder), timeout=settings.timeout)
         self._people_db = PeopleDb(self._folder / "audit-people.db")
         self._people = people = People(self._people_db, people_secret)
+        trail = self._stores.trail
         self._audit = AuditLog(
-            self._trail, self._sinks, self._checkpoints, Signer(self._audit_seed), self._clock, veil=people.veil
+            trail, self._sinks, self._checkpoints, Signer(self._audit_seed), self._clock, veil=people.veil
         )
+        self._desk = AuditDesk(trail, self._audit, self._stores.jobs, people)
+        self._retention = self._build_retention()
+
+    def _build_retention(self) -> Retention | None:
+        settings, trail = self._spec.config.audit, self._stores.prunable
         keep = {name: int(span * NS_PER_S) for name, span in structs.asdict(settings.retention).items() if span}
+        if trail is None:
+            return None
         files = [sink for sink in self._sinks if isinstance(sink, AuditFile)]
-        self._retention = Retention(
-            self._trail, files, self._audit, Signer(self._audit_seed), self._clock, keep, settings.spool
-        )
-        jobs = AuditJobs(self._folder, checkpoints_path(self._spec.config, self._folder), self._spec.node)
-        self._desk = AuditDesk(self._trail, self._audit, jobs, people)
+        return Retention(trail, files, self._audit, Signer(self._audit_seed), self._clock, keep, settings.spool)
 
     def _build_directory(self) -> None:
-        self._directory_db = DirectoryDb(self._folder / "directory.db")
-        self._directory = Directory(
-            self._directory_db.load(), self._directory_db, self._audit, self._clock, self._people.digest
-        )
+        stores = self._stores
+        self._directory = Directory(stores.present, stores.directory, self._audit, self._clock, self._people.digest)
         providers = list(self._spec.config.providers)
         self.admins = Admins(self._directory, self._entropy, self._pepper)
         self.owners, self.teams = Owners(self._directory), Teams(self._directory)
@@ -184,6 +180,16 @@ class Control:
     def snapshot(self) -> Snapshot:
         return self._directory.snapshot()
 
+    def directory_version(self) -> int:
+        return self._directory.book.version
+
+    async def changes_since(self, version: int) -> list[Delta] | None:
+        try:
+            return await self._directory.changes_since(version)
+        except Refusal as refusal:
+            _log.warning("a gateway is told the whole directory: %s", refusal.message)
+            return None
+
     def pepper(self) -> bytes:
         return self._pepper
 
@@ -222,17 +228,10 @@ class Control:
     async def run(self) -> None:
         """Serve until told to stop."""
         vigil = Vigil()
-        ready = await self._first_acts()
+        async with self._fleet.alone("start"):
+            ready = await self._first_acts()
         await self._link.start(self._folder / "run" / "link.sock")
-        follow = asyncio.create_task(self._ledger.follow(_log_projection_fault))
-        tasks = [
-            asyncio.create_task(every_day(self.provider_keys, self._audit)),
-            asyncio.create_task(self._retention.every_day()),
-            asyncio.create_task(follow_stores(self.provider_keys, self._spec.config.secrets.refresh)),
-            asyncio.create_task(self.signing.keep_rotating(self._spec.config.tokens.rotate_every)),
-            asyncio.create_task(tend_stores(self._secrets.stores.tend)),
-            asyncio.create_task(self._spend_notes.for_ever()),
-        ]
+        tasks = [asyncio.create_task(work) for work in self._for_ever()]
         servers = [self._admin_server(), self._metrics_server()]
         fds = [self._spec.admin_fds[0], self._spec.metrics_fds[0]]
         serving = [
@@ -240,22 +239,41 @@ class Control:
             for server, fd in zip(servers, fds, strict=True)
         ]
         say_ready(self._spec.ready_fd, ready)
+        collector.release()
         await vigil.stopped()
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*serving, return_exceptions=True)
-        follow.cancel()
         for task in tasks:
             task.cancel()
         await self._link.close()
         await self._client.close()
-        await self._spend_notes.note_the_end()
+        if self._stores.follow is None:
+            await self._spend_notes.note_the_end()
         await self._close()
+
+    def _for_ever(self) -> list[Coroutine[None, None, None]]:
+        """What runs beside the doors until the stop."""
+        works = [
+            self._stores.ledger.follow(lambda fault: _log.error("the ledger stands still: %s", fault)),
+            every_day(self.provider_keys, self._audit, self._fleet),
+            follow_stores(self.provider_keys, self._spec.config.secrets.refresh),
+            tend_stores(self._secrets.stores.tend),
+            self.signing.keep_rotating(self._spec.config.tokens.rotate_every, self._fleet),
+            self._fleet.keep(lambda: (self._directory.book.version, len(self._link.sessions))),
+        ]
+        if self._retention is not None:
+            works.append(self._retention.every_day())
+        if self._stores.follow is None:
+            works.append(self._spend_notes.for_ever())  # what a journal restored from a backup is held against
+        else:
+            works.append(self._stores.follow(self._directory, lambda at: self._link.confirm(at, self._fleet.live)))
+        return works
 
     async def _first_acts(self) -> Ready:
         """Bring the directory in line with the store, keep the admin token readable, make the demo at first start."""
         config = self._spec.config
-        _keep_admin_token(self._folder / "admin.token", self._admin_token)
+        keep_admin_token(self._folder / "admin.token", self._admin_token)
         await self.provider_keys.sync()
         await self.signing.sync()
         found = keys_in_environment(self._env, config.providers)
@@ -286,16 +304,11 @@ class Control:
             await self._audit.close()
         except AuditFailed as fault:
             _log.error("the audit's end could not be written: %s", fault.message)
-        closing: list[Closes] = [
-            *self._sinks,
-            self._checkpoints,
-            self._trail,
-            self._people_db,
-            self._ledger,
-            self._store,
-        ]
-        for opened in (*closing, self._directory_db):
+        closing: list[Closes] = [*self._sinks, self._checkpoints, self._people_db]
+        for opened in closing:
             opened.close()
+        await self._fleet.leave()
+        await self._stores.close()
 
     def _admin_server(self) -> uvicorn.Server:
         listen = self._spec.config.listen.admin
@@ -313,13 +326,14 @@ class Control:
             access=Access(self._directory, policy_places(self._spec.config)),
             wrapping_keys=self.wrapping_keys,
             key_map=KeyMap(
-                self._directory, self._secrets.stores, self._ledger, may_reveal=self._spec.config.secrets.reveal
+                self._directory, self._secrets.stores, self._stores.ledger, may_reveal=self._spec.config.secrets.reveal
             ),
             tag_sheets=TagSheets(self._directory, self.provider_keys),
             prices=self.prices,
-            usage=Usage(self._directory, self._ledger),
+            usage=Usage(self._directory, self._stores.ledger),
             restored=self._restored,
             status=StatusBoard(self._directory, self._facts),
+            fleet=self._fleet,
             audit=self._desk,
             trust=self.trust,
             federation=self.federation,
@@ -345,6 +359,7 @@ class Control:
             ],
             emulator=self._emulated and emulator_answers(self._directory.book.all(ProviderKey)),
             warnings=[
+                *self._fleet.warnings,
                 *([paused_refusal().message] if self._restored.paused else []),
                 *(f"audit sink {name}: {why}" for name, why in self._audit.faults().items()),
                 *(f"secret store {s.name}: {s.message}" for s in self.provider_keys.stores() if s.fault),
@@ -362,31 +377,18 @@ class Control:
         return {"control": os.getpid(), **gateways}
 
 
-def _keep_admin_token(path: Path, token: Secret) -> None:
-    """Recoverable by whoever owns the data folder, readable by nobody else."""
-    if path.exists() and path.read_text(encoding="ascii").strip() == token.reveal():
-        return
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(descriptor, 0o600)
-        file.write(token.reveal() + "\n")
+async def _serve(spec: NodeSpec, env: dict[str, str], open_stores: OpenStores) -> None:
+    stores = await open_stores(spec, env, SystemClock(), SystemEntropy())
+    await Control(spec, env, stores).run()
 
 
-def _log_projection_fault(fault: ProjectionFault) -> None:
-    _log.error("the ledger's projection stands still: %s", fault)
-
-
-async def _serve(spec: NodeSpec, env: dict[str, str]) -> None:
-    vault = await open_vault(spec.config, Path(spec.data), env, SystemClock(), SystemEntropy())
-    await Control(spec, env, vault).run()
-
-
-def main() -> int:
+def main(open_stores: OpenStores = open_embedded) -> int:
     spec = read_spec()
     set_up_logs("control")
+    collector.hold()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     try:
-        uvloop.run(_serve(spec, dict(os.environ)))
+        uvloop.run(_serve(spec, dict(os.environ), open_stores))
     except (SealError, Refusal, SchemaFault) as fault:
         hint = f"; {fault.hint}" if isinstance(fault, Refusal) and fault.hint else ""
         say_ready(spec.ready_fd, Ready(name="control", problem=f"control: {fault}{hint}"))

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 from pathlib import Path
 
 
@@ -25,6 +26,16 @@ def prepare(path: Path) -> Path:
     if path.stat().st_uid != os.getuid():
         raise FolderFault(f"the data folder {path} belongs to another user; choose another with --data")
     return path.resolve()
+
+
+def identity_of(folder: Path) -> str:
+    """A random word, made once: by it a fleet knows this folder's node again. The folder's lock is held."""
+    path = folder / "identity"
+    if not path.exists():
+        temporary = folder / "identity.tmp"
+        temporary.write_text(f"{secrets.token_hex(16)}\n", encoding="ascii")
+        temporary.replace(path)
+    return path.read_text(encoding="ascii").strip()
 
 
 class FolderLock:

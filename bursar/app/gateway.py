@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -13,6 +12,8 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from bursar.app import collector
+from bursar.app.backing import OpenBacking, open_embedded
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.descriptors import most_connections
 from bursar.app.logs import set_up_logs
@@ -41,7 +42,7 @@ from bursar.ports import Dialect
 from bursar.providers.anthropic import Anthropic
 from bursar.providers.openai import OpenAI
 from bursar.stores.catalogue import load as load_catalogue
-from bursar.stores.journal import Journal, JournalDamaged
+from bursar.stores.journal import JournalDamaged
 from bursar.stores.restore_marker import is_paused
 from bursar.wire.client import Client, ClientConfig
 from bursar.wire.dial import Proxy
@@ -58,13 +59,13 @@ _log = logging.getLogger("bursar.gateway")
 class Gateway:
     """Everything of one gateway process, built once."""
 
-    def __init__(self, spec: NodeSpec) -> None:
+    def __init__(self, spec: NodeSpec, open_backing: OpenBacking = open_embedded) -> None:
         settings = spec.config
         self._spec = spec
         self._happened: list[m.Happened] = []
         clock, folder = SystemClock(), Path(spec.data)
         dialects: dict[DialectName, Dialect] = {"openai": OpenAI(), "anthropic": Anthropic()}
-        self._journal = Journal.open(folder / "journal", clock, settings.durability, on_event=self._ledger_event)
+        self._backing = open_backing(spec, clock, self._ledger_event)
         self._client = Client(_client_config(settings))
         self._link = GatewayEnd(
             folder / "run" / "link.sock",
@@ -72,11 +73,14 @@ class Gateway:
             on_welcome=self._welcome,
             on_delta=self._delta,
             on_revoked=self._revoked,
+            holds=lambda: self.node.tenants.version if self.node.ready else 0,
             on_fresh=self._fresh,
             on_recorded=self._recorded,
         )
         boot = SystemEntropy().token_bytes(5).hex()
-        self._rates = RatesDesk(settings.rates, boot, self._alone, self._happen)
+        self._rates = RatesDesk(
+            settings.rates, boot, self._alone, self._happen, fleet=settings.store.kind != "embedded"
+        )
         self._leases = Leases(self._link, clock)
         self._uses = UsesFlush(boot, self._leases.take_uses)
         self.node = Node(
@@ -85,7 +89,7 @@ class Gateway:
             dialects=dialects,
             providers=build_providers(settings, dialects, spec.emulator_url),
             prices=load_catalogue(),
-            money=self._journal,
+            money=self._backing.money,
             rates=self._rates.doorway,
             leases=self._leases,
             upstream=Upstreams(self._client),
@@ -119,16 +123,17 @@ class Gateway:
         # `not_ready` only when control stays away.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._link.connected.wait(), _FIRST_DIRECTORY_S)
+        await self._backing.start()  # after control: that is who makes the tables
         await self._rates.begun()
         await self._server.start(sockets, context)
-        _calm_the_collector()
+        collector.release()
         say_ready(self._spec.ready_fd, Ready(name="gateway"))
         ship = asyncio.create_task(self._ship_for_ever())
         await vigil.stopped()
         self.node.drains.most = 0  # who leaves from now on, or is cut off at the end, is not read on for
         await self._server.drain(self._spec.config.drain)
         ship.cancel()
-        self._journal.close()
+        await self._backing.close()
         await self._ship_the_last()
         link.cancel()
         rates.cancel()
@@ -169,8 +174,9 @@ class Gateway:
     def _revoked(self, secret_id: str, version: int) -> None:
         self._leases.forget(secret_id, version)
 
-    def _fresh(self, at: float) -> None:
+    def _fresh(self, at: float, live_nodes: int) -> None:
         self.node.fresh_until = at + STALE_AFTER_S
+        self._rates.heard_of(live_nodes)
 
     def _apply_prices(self) -> None:
         self.node.prices = self.node.prices.with_overrides(self.node.tenants.prices)
@@ -198,7 +204,7 @@ class Gateway:
             bursar_in_flight=node.in_flight,
             bursar_connections=self._server.connections,
             bursar_bytes_in_flight=self._server.bytes_in_flight,
-            bursar_open_holds=self._journal.open_holds,
+            bursar_open_holds=node.money.open_holds,
             bursar_directory_version=node.tenants.version,
             bursar_rates_shared=float(self._rates.shared),
             bursar_rates_nodes=self._rates.live_nodes(),
@@ -277,27 +283,21 @@ def _refuse_at_door(refusal: Refusal) -> tuple[int, list[tuple[str, str]], bytes
     return refusal.rule.status, refusal_headers(refusal, "openai", ""), refusal_body(refusal, "openai", "")
 
 
-def _calm_the_collector() -> None:
-    """What is built by now lives as long as the process: the collector need not look at it again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-
-
-def main() -> int:
+def main(open_backing: OpenBacking = open_embedded) -> int:
     spec = read_spec()
     set_up_logs("gateway")
+    collector.hold()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     try:
-        uvloop.run(_serve(spec))
-    except (JournalDamaged, CannotServe) as fault:
+        uvloop.run(_serve(spec, open_backing))
+    except (JournalDamaged, CannotServe, Refusal) as fault:
         say_ready(spec.ready_fd, Ready(name="gateway", problem=f"gateway: {fault}"))
         return 1
     return 0
 
 
-async def _serve(spec: NodeSpec) -> None:
-    await Gateway(spec).run()
+async def _serve(spec: NodeSpec, open_backing: OpenBacking) -> None:
+    await Gateway(spec, open_backing).run()
 
 
 if __name__ == "__main__":

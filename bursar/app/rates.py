@@ -35,7 +35,7 @@ class Shared(Rates, Protocol):
 class RatesDesk:
     """`doorway` is what the pipeline uses. Made inside the running loop. Raises CannotServe.
 
-    `nodes` is how many there are as far as this gateway was told; who learns of more may set it at any time.
+    `nodes` is how many there are as far as this gateway was told. `fleet`: there may be more at any time (`heard_of`).
     """
 
     def __init__(
@@ -44,15 +44,17 @@ class RatesDesk:
         session: str,
         alone: Callable[[str], None],
         happen: Callable[[str, str, dict[str, str | int]], None],
+        *,
+        fleet: bool = False,
     ) -> None:
-        self.nodes = settings.nodes
+        self.nodes = self._least = settings.nodes
         self._happen = happen
         self._told: bool | None = None
         self._redis: Shared | None = None
         self.doorway: Rates
         if settings.kind == "redis":
             self.doorway = self._redis = self._open_redis(settings, session, alone)
-        elif settings.nodes > 1:
+        elif settings.nodes > 1 or fleet:
             self.doorway = ShareRates(lambda: self.nodes)
         else:
             self.doorway = MemoryRates()
@@ -63,6 +65,12 @@ class RatesDesk:
 
     def live_nodes(self) -> int:
         return self._redis.live_nodes() if self._redis is not None else self.nodes
+
+    def heard_of(self, nodes: int) -> None:
+        """So many share the store by now."""
+        self.nodes = max(self._least, nodes)
+        if self._redis is None and (self._told is not None or not self.shared):
+            self._changed(self.shared, "no store of rates is configured")
 
     async def run(self) -> None:
         """Until cancelled."""

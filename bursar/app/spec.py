@@ -17,6 +17,7 @@ class NodeSpec(msgspec.Struct, kw_only=True):
     config: Config
     data: str  # the data folder, absolute
     node: str  # this node's name
+    identity: str = ""  # of the data folder: tells this node from another of its name
     data_fds: list[int] = []  # listening sockets, already bound by the supervisor
     admin_fds: list[int] = []
     metrics_fds: list[int] = []

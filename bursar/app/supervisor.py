@@ -1,6 +1,7 @@
 """`bursar up`: binds the ports, starts gateway and control (and the emulator when it must answer), keeps them alive."""
 
 import contextlib
+import importlib.util
 import os
 import resource
 import select
@@ -15,7 +16,7 @@ import msgspec
 
 from bursar.app.banner import render_banner
 from bursar.app.child import Child
-from bursar.app.folder import FolderFault, FolderLock, prepare
+from bursar.app.folder import FolderFault, FolderLock, identity_of, prepare
 from bursar.app.listeners import PortFault, bind
 from bursar.app.places import secret_variables
 from bursar.app.spec import NodeSpec, Ready
@@ -81,7 +82,8 @@ class Supervisor:
         spec = NodeSpec(
             config=self._config,
             data=str(self._folder),
-            node=socket.gethostname(),
+            node=_name_of(self._config),
+            identity=identity_of(self._folder),
             data_fds=[data.fileno()],
             admin_fds=[admin.fileno()],
             metrics_fds=[metrics.fileno()],
@@ -112,13 +114,15 @@ class Supervisor:
         ours |= {name.upper() for name in secret_variables(self._config.secrets)}
         ours |= {wrapper.transit.credential_env.upper() for wrapper in wrappers if wrapper.transit}
         ours |= {sink.secret_env.upper() for sink in self._config.audit.sinks}
+        ours |= {self._config.store.url_env.upper()}
         clean = {
             name: value
             for name, value in self._env.items()
             if not name.upper().endswith(_SECRET_NAMES) and name.upper() not in ours
         }
-        control = Child("control", ["bursar.app.control"], self._env, [*spec.admin_fds, *spec.metrics_fds])
-        gateway = Child("gateway", ["bursar.app.gateway"], {**_KEPT_MEMORY, **clean}, spec.data_fds)
+        control_root, gateway_root = _roots(self._config)
+        control = Child("control", [control_root], self._env, [*spec.admin_fds, *spec.metrics_fds])
+        gateway = Child("gateway", [gateway_root], {**_KEPT_MEMORY, **clean, **self._store_url()}, spec.data_fds)
         for child in (control, gateway):
             child.start(spec)
             self._children.append((child, spec))
@@ -127,6 +131,12 @@ class Supervisor:
             self._start_emulator(clean)
         self._write_pids()
         return readies[0], readies[1]
+
+    def _store_url(self) -> dict[str, str]:
+        """In a fleet the gateway holds money in the store by itself."""
+        store = self._config.store
+        shared = store.kind != "embedded" and store.url_env in self._env
+        return {store.url_env: self._env[store.url_env]} if shared else {}
 
     def _start_emulator(self, env: Mapping[str, str]) -> None:
         assert self._emulator_socket is not None
@@ -176,6 +186,20 @@ class Supervisor:
             temporary.replace(self._folder / "run" / "pids.json")
         except OSError as fault:  # a full disk is no reason to stop serving
             _say(f"run/pids.json cannot be written ({fault.strerror}); it names processes of before")
+
+
+def _name_of(config: Config) -> str:
+    """As configured; a node that was given no name goes by its host's."""
+    return config.node if config.node != Config().node else socket.gethostname()
+
+
+def _roots(config: Config) -> tuple[str, str]:
+    """The composition roots of control and gateway: only these import what the store needs. Raises CannotStart."""
+    if config.store.kind == "embedded":
+        return "bursar.app.control", "bursar.app.gateway"
+    if importlib.util.find_spec("asyncpg") is None:
+        raise CannotStart("store.kind is postgres, and asyncpg is not installed: pip install 'bursar[postgres]'")
+    return "bursar.app.control_postgres", "bursar.app.gateway_postgres"
 
 
 def _await_ready(child: Child) -> Ready:

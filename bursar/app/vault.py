@@ -1,25 +1,61 @@
-"""The vault of control: the sealed file, opened with the node's wrapping keys, and Bursar's own secrets in it."""
+"""The vault of control: the sealed store, opened with the node's wrapping keys, and Bursar's own secrets in it."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bursar.app.wrapping import open_ring
 from bursar.config import Config
-from bursar.control.wrapping_keys import RECOVERY_NAME
+from bursar.control.wrapping_keys import RECOVERY_NAME, SealedFile
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
 from bursar.core.tokens import PEPPER_BYTES, mint
-from bursar.ports import Clock, Entropy, KeyWrapper
+from bursar.ports import Clock, Entropy, KeyWrapper, SecretStore
 from bursar.secrets.embedded import EmbeddedStore
+from bursar.secrets.sealed_file import sealed_under
 from bursar.secrets.values import Fingerprint
 from bursar.secrets.wrap.recovery import RecoveryWrapper
+
+
+class SealedStore(SecretStore, SealedFile, Protocol):
+    """A secret store of Bursar's own: what it holds is sealed under the node's wrapping keys."""
+
+    async def internal(self, name: str, create: Callable[[], Secret] | None = None) -> Secret: ...
+
+    def close(self) -> None: ...
+
+
+class Place(Protocol):
+    """Where the sealed store lies."""
+
+    async def under(self) -> frozenset[tuple[str, ...]]:
+        """By which wrapping keys its values open, each combination once."""
+        ...
+
+    async def open(
+        self, wrappers: Sequence[KeyWrapper], clock: Clock, entropy: Entropy, opening: Sequence[KeyWrapper]
+    ) -> SealedStore: ...
+
+
+class InFolder:
+    """In the data folder: one node's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "secrets.db"
+
+    async def under(self) -> frozenset[tuple[str, ...]]:
+        return sealed_under(self._path)
+
+    async def open(
+        self, wrappers: Sequence[KeyWrapper], clock: Clock, entropy: Entropy, opening: Sequence[KeyWrapper]
+    ) -> SealedStore:
+        return await EmbeddedStore.open(self._path, wrappers, clock, entropy, opening)
 
 
 class Vault(NamedTuple):
     """What control takes out of it at start."""
 
-    store: EmbeddedStore
+    store: SealedStore
     pepper: bytes
     admin_token: Secret
     audit_seed: Secret
@@ -37,10 +73,12 @@ async def open_vault(
     clock: Clock,
     entropy: Entropy,
     besides: Sequence[KeyWrapper] = (),
+    place: Place | None = None,
 ) -> Vault:
-    """`besides`: see `open_ring`. Raises SealError, Refusal(secrets_unavailable)."""
-    ring = await open_ring(config, folder, env, entropy, besides)
-    store = await EmbeddedStore.open(folder / "secrets.db", [ring.sealing], clock, entropy, ring.opening)
+    """`besides`: see `open_ring`. `place` None: the data folder. Raises SealError, Refusal(secrets_unavailable)."""
+    place = place or InFolder(folder)
+    ring = await open_ring(config, folder, env, entropy, await place.under(), besides)
+    store = await place.open([ring.sealing], clock, entropy, ring.opening)
     await _enrol_recovery(store)
     random = entropy.token_bytes
     pepper = await store.internal("pepper", lambda: Secret(random(PEPPER_BYTES).hex()))
@@ -54,7 +92,7 @@ async def open_vault(
     )
 
 
-async def _enrol_recovery(store: EmbeddedStore) -> None:
+async def _enrol_recovery(store: SealedStore) -> None:
     """Which recovery key to seal under is itself sealed: who can write the file cannot name one of his own."""
     try:
         known = await store.internal(RECOVERY_NAME)

@@ -12,7 +12,6 @@ from bursar.config import AwsKms, Config, Transit, Wrapper
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
 from bursar.ports import Entropy, KeyWrapper
-from bursar.secrets.sealed_file import sealed_under
 from bursar.secrets.sealing import WrapperError
 from bursar.secrets.vault_api import VaultApi
 from bursar.secrets.vault_login import VaultClient, VaultLogin
@@ -40,14 +39,15 @@ async def open_ring(
     folder: Path,
     env: MutableMapping[str, str],
     entropy: Entropy,
+    under: frozenset[tuple[str, ...]],
     besides: Sequence[KeyWrapper] = (),
 ) -> Ring:
-    """`besides` are openers that are not configured, a recovery key for one.
+    """`under`: by which keys each sealed value opens. `besides` are openers that are not configured, a recovery key.
 
     A new key is made only where nothing can be lost by it: at the first start, or where the other keys open every value
     that there is. Raises WrapperError.
     """
-    maker = Maker(folder, sealed_under(folder / "secrets.db"), env, entropy)
+    maker = Maker(folder, under, env, entropy)
     former = [await _load(wrapper, maker) for wrapper in config.former_wrappers]
     opening = (*former, *besides)
     others = {wrapper.id for wrapper in opening}

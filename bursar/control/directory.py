@@ -16,25 +16,16 @@ from typing import Protocol, TypeVar, cast
 
 import msgspec
 
+from bursar.control.shelves import KeyShelf, Shelf
 from bursar.control.unbroken import Unbroken
 from bursar.core.audit import Outcome
 from bursar.core.directory import (
     KINDS,
-    AccessGrant,
-    Admin,
-    BudgetDef,
     Delta,
     Edit,
     Entity,
     Kind,
-    Owner,
-    PriceOverride,
-    ProviderKey,
     Snapshot,
-    Team,
-    TokenKey,
-    TokenMark,
-    TrustRule,
     VirtualKey,
     for_gateways,
     id_of,
@@ -108,16 +99,13 @@ class Book:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.version = snapshot.version
-        self._by_kind: dict[Kind, dict[str, Entity]] = {
-            kind: {id_of(entity): entity for entity in getattr(snapshot, row.field)} for kind, row in KINDS.items()
+        self._keys = KeyShelf(list(snapshot.keys))
+        self._shelves: dict[Kind, Shelf] = {
+            kind: self._keys if kind == "key" else Shelf(getattr(snapshot, row.field)) for kind, row in KINDS.items()
         }
 
     def find(self, kind: type[E], entity_id: str) -> E | None:
-        return cast("E | None", self._by_kind[_KIND[kind]].get(entity_id))
-
-    def entity(self, kind: Kind, entity_id: str) -> Entity | None:
-        """As `find`, by the name of the kind."""
-        return self._by_kind[kind].get(entity_id)
+        return cast("E | None", self.at(_KIND[kind], entity_id))
 
     def get(self, kind: type[E], entity_id: str) -> E:
         """The entity, or Refusal(unknown_id)."""
@@ -129,37 +117,32 @@ class Book:
 
     def all(self, kind: type[E]) -> list[E]:
         """Every entity of a kind, ordered by id."""
-        entities = self._by_kind[_KIND[kind]]
-        return [cast("E", entities[entity_id]) for entity_id in sorted(entities)]
+        return cast("list[E]", self._shelves[_KIND[kind]].ordered())
+
+    def count(self, kind: type[E]) -> int:
+        return len(self._shelves[_KIND[kind]].by_id)
+
+    def keys_of(self, team_id: str) -> list[VirtualKey]:
+        """A team's keys, ordered by id."""
+        return cast("list[VirtualKey]", self._keys.of_team(team_id))
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(
-            version=self.version,
-            owners=self.all(Owner),
-            teams=self.all(Team),
-            keys=self.all(VirtualKey),
-            budgets=self.all(BudgetDef),
-            provider_keys=self.all(ProviderKey),
-            prices=self.all(PriceOverride),
-            admins=self.all(Admin),
-            trust=self.all(TrustRule),
-            token_keys=self.all(TokenKey),
-            token_marks=self.all(TokenMark),
-            grants=self.all(AccessGrant),
-        )
+        rows = KINDS.items()
+        return Snapshot(version=self.version, **{row.field: self._shelves[kind].ordered() for kind, row in rows})  # type: ignore[arg-type]
 
     def at(self, kind: Kind, entity_id: str) -> Entity | None:
-        return self._by_kind[kind].get(entity_id)
+        """As `find`, by the name of the kind."""
+        return self._shelves[kind].by_id.get(entity_id)
 
     def differs(self, entity: Entity) -> bool:
-        return self._by_kind[kind_of(entity)].get(id_of(entity)) != entity
+        return self.at(kind_of(entity), id_of(entity)) != entity
 
     def apply(self, delta: Delta) -> None:
         for kind, entity_id in delta.gone:
-            self._by_kind[cast(Kind, kind)].pop(entity_id, None)
+            self._shelves[cast(Kind, kind)].remove(entity_id)
         for kind, row in KINDS.items():
             for entity in getattr(delta, row.field):
-                self._by_kind[kind][id_of(entity)] = entity
+                self._shelves[kind].put(entity)
         self.version = delta.version
 
 
@@ -210,6 +193,11 @@ class Directory:
     def snapshot(self) -> Snapshot:
         """As a gateway may know it."""
         return for_gateways(self.book.snapshot())
+
+    async def changes_since(self, version: int) -> list[Delta] | None:
+        """Later changes as a gateway may know them; see `DirectoryStore`."""
+        deltas = await self._store.changes_since(version)
+        return None if deltas is None else [for_gateways(delta) for delta in deltas]
 
     def subscribe(self, callback: Callable[[Delta], None]) -> Callable[[], None]:
         """Have `callback` called with every later change, in order, at once after its commit -> how to stop it.
@@ -316,7 +304,7 @@ class Directory:
                 at_ns=self.now(),
                 kind=kind,
                 id=name,
-                before=self.book.entity(kind, name),
+                before=self.book.at(kind, name),
                 after=entity,
             )
             for (kind, name), entity in after.items()

@@ -100,7 +100,7 @@ def _taken_back(book: Book, edit: Edit) -> Entity:
     refusal = why_no_undo(edit)
     if refusal is not None:
         raise refusal
-    present, entity = book.entity(edit.kind, edit.id), edit.before
+    present, entity = book.at(edit.kind, edit.id), edit.before
     assert entity is not None
     if present != edit.after:
         hint = f"See: bursar history --of {edit.kind}/{edit.id}"
@@ -115,7 +115,9 @@ def _taken_back(book: Book, edit: Edit) -> Entity:
 def _fields(entity: Entity | None) -> Iterator[tuple[str, str]]:
     if entity is None:
         return
-    plain: dict[str, Any] = msgspec.to_builtins(entity)
+    # With what is left at its default, which is not written: a person wants to see that a field was false.
+    own = {field: getattr(entity, field) for field in entity.__struct_fields__}
+    plain: dict[str, Any] = {name: msgspec.to_builtins(value) for name, value in own.items()}
     yield from _flat("", {name: value for name, value in plain.items() if name not in _HIDDEN})
     for name in sorted(_HIDDEN & plain.keys()):
         yield name, f"(digest {hashlib.sha256(msgspec.json.encode(plain[name])).hexdigest()[:8]})"

@@ -47,8 +47,8 @@ class Keys:
         self._pepper = pepper
 
     def all(self, team_id: str = "") -> list[VirtualKey]:
-        keys = self._directory.book.all(VirtualKey)
-        return [key for key in keys if not team_id or key.team_id == team_id]
+        book = self._directory.book
+        return book.keys_of(team_id) if team_id else book.all(VirtualKey)
 
     def get(self, key_id: str) -> VirtualKey:
         return self._directory.book.get(VirtualKey, key_id)

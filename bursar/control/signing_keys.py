@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 
 from bursar.control.directory import Book, Change, Directory
+from bursar.control.fleet import OneNode
 from bursar.core.access_tokens import SKEW_S, encode_part
 from bursar.core.directory import Kind, TokenKey
 from bursar.core.errors import Refusal
@@ -24,6 +25,7 @@ from bursar.ports import Entropy
 
 _log = logging.getLogger("bursar.tokens")
 MAX_LIFE_S = 3_600  # no token lives longer
+_ALWAYS = OneNode()
 _NAME = "token-signing-keys"
 
 
@@ -33,6 +35,12 @@ class Vault(Protocol):
     async def internal(self, name: str, create: Callable[[], Secret]) -> Secret: ...
 
     async def set_internal(self, name: str, value: Secret) -> None: ...
+
+
+class Turns(Protocol):
+    async def take_turn(self, name: str, seconds: float) -> bool:
+        """Whether it is for this node to do. Raises Refusal when that cannot be told."""
+        ...
 
 
 class RingKey(msgspec.Struct, frozen=True):
@@ -109,11 +117,11 @@ class SigningKeys:
         ring = await self._load()
         return bool(ring.keys) and self._directory.now() >= ring.one("signs").made_ns + int(every_s * NS_PER_S)
 
-    async def keep_rotating(self, every_s: float, look_s: float = 600.0) -> None:
-        """Rotate by the clock, for ever; publish what could not be published. It never stops control."""
+    async def keep_rotating(self, every_s: float, turns: Turns = _ALWAYS, look_s: float = 600.0) -> None:
+        """Rotate by the clock, for ever, once in a fleet; publish what could not be published. Never stops control."""
         while True:
             try:
-                if await self.due(every_s):
+                if await self.due(every_s) and await turns.take_turn("token-keys", look_s):
                     await self.rotate("control")
                 else:
                     await self.sync()
@@ -134,10 +142,15 @@ class SigningKeys:
             return ring
 
     async def _load(self) -> Ring:
-        if self._ring is None:
+        """The ring as last seen, unless another node has made or rotated it since."""
+        if self._ring is None or not self._stands(self._ring):
             text = await self._vault.internal(_NAME, lambda: Secret('{"keys":[]}'))
             self._ring = msgspec.json.decode(text.reveal(), type=Ring)
         return self._ring
+
+    def _stands(self, ring: Ring) -> bool:
+        published = self._directory.book.find(TokenKey, ring.one("signs").kid) if ring.keys else None
+        return published is not None and published.until is None
 
     async def _keep(self, actor: str, ring: Ring, action: str) -> Ring:
         """Sealed first: a key that is published can then always sign. `sync` mends what is cut off in between."""

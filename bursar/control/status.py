@@ -53,9 +53,9 @@ class StatusBoard:
             facts=facts,
             directory_version=book.version,
             counts={
-                "owners": len(book.all(Owner)),
-                "teams": len(book.all(Team)),
-                "keys": len(book.all(VirtualKey)),
+                "owners": book.count(Owner),
+                "teams": book.count(Team),
+                "keys": book.count(VirtualKey),
                 "budgets": sum(not budget.deleted for budget in book.all(BudgetDef)),
                 "provider_keys": len(provider_keys),
             },

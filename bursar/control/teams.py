@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from bursar.control.directory import Book, Change, Directory
 from bursar.control.naming import check_id, check_name, check_tags, id_from
 from bursar.control.policies import check_policy, widened_by
-from bursar.core.directory import BudgetDef, Owner, Policy, Team, TrustRule, VirtualKey
+from bursar.core.directory import BudgetDef, Owner, Policy, Team, TrustRule
 from bursar.core.errors import Refusal
 
 
@@ -63,8 +63,7 @@ class Teams:
     def keys_beyond(self, team_id: str) -> list[str]:
         """Ids of keys whose own policy says more than the team now allows; the team's word binds."""
         team = self.get(team_id)
-        keys = self._directory.book.all(VirtualKey)
-        return [key.id for key in keys if key.team_id == team_id and widened_by(team.policy, key.policy)]
+        return [key.id for key in self._directory.book.keys_of(team_id) if widened_by(team.policy, key.policy)]
 
     async def set_disabled(self, actor: str, team_id: str, disabled: bool) -> Team:
         """Takes effect at the next hold of every key of the team."""
@@ -82,9 +81,8 @@ class Teams:
 
         def decide(book: Book) -> Change:
             book.get(Team, team_id)
-            for key in book.all(VirtualKey):
-                if key.team_id == team_id:
-                    raise Refusal("in_use", f"The team {team_id!r} has keys", f"bursar keys remove {key.id}")
+            for key in book.keys_of(team_id):
+                raise Refusal("in_use", f"The team {team_id!r} has keys", f"bursar keys remove {key.id}")
             for rule in book.all(TrustRule):
                 if rule.team_id == team_id:
                     raise Refusal("in_use", f"The team {team_id!r} has trust rules", f"bursar trust remove {rule.id}")

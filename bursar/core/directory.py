@@ -2,6 +2,9 @@
 
 Plain values with stable ids, sent over `link` as one snapshot and then as versioned deltas. Amounts are pico-USD,
 instants nanoseconds since the epoch. `bursar.core.policy` compiles a key and its team into one effective policy.
+
+There may be hundreds of thousands: they hold no cycles, so the collector need not look at them (`gc=False`), and what
+is left at its default is not written.
 """
 
 from typing import Literal, NamedTuple, TypeVar
@@ -19,7 +22,7 @@ Period = Literal["day", "week", "month", "year"]
 IssuerKind = Literal["oidc", "kubernetes", "github", "gitlab", "spiffe"]
 
 
-class LimitDef(msgspec.Struct, frozen=True, kw_only=True):
+class LimitDef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One rate limit. `requests` 60 per 60 s with burst 10; `concurrency` 8 (no period, no burst)."""
 
     id: str = ""  # unique in its policy; control names it after scope, unit and span when left out
@@ -31,7 +34,7 @@ class LimitDef(msgspec.Struct, frozen=True, kw_only=True):
     on_outage: Literal["open", "closed"] = "open"  # rates' store away: this node's share is granted, or nothing is
 
 
-class WindowDef(msgspec.Struct, frozen=True, kw_only=True):
+class WindowDef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """When a budget starts anew. Computed from the clock, never by a job."""
 
     kind: WindowKind = "calendar"
@@ -41,7 +44,7 @@ class WindowDef(msgspec.Struct, frozen=True, kw_only=True):
     seconds: int = 0  # rolling only
 
 
-class BudgetDef(msgspec.Struct, frozen=True, kw_only=True):
+class BudgetDef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A money limit on one subject. Hard budgets keep the money promise; soft ones refuse on expected cost."""
 
     id: str
@@ -57,7 +60,7 @@ class BudgetDef(msgspec.Struct, frozen=True, kw_only=True):
     deleted: bool = False
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class Policy(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """Rules on a team or a key. None = says nothing (inherits). A key can only narrow what its team allows."""
 
     models: tuple[str, ...] | None = None  # names or globs; "*" = any
@@ -82,7 +85,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     modes: dict[str, Mode] = {}  # control name -> mode, e.g. {"limits": "shadow", "models": "off"}
 
 
-class Owner(msgspec.Struct, frozen=True, kw_only=True):
+class Owner(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """A billing owner: who pays, and who is told."""
 
     id: str
@@ -90,7 +93,7 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     contacts: tuple[str, ...] = ()
 
 
-class Team(msgspec.Struct, frozen=True, kw_only=True):
+class Team(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     id: str
     name: str
     owner_id: str
@@ -99,14 +102,14 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
 
 
-class KeySecret(msgspec.Struct, frozen=True, kw_only=True):
+class KeySecret(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One accepted secret of a virtual key; during an overlap rotation a key has two. The digest is keyed."""
 
     digest: bytes
     expires_at: int | None = None  # ns; end of the overlap for a replaced secret
 
 
-class VirtualKey(msgspec.Struct, frozen=True, kw_only=True):
+class VirtualKey(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     id: str  # public id, stable across rotations
     name: str
     team_id: str
@@ -117,7 +120,7 @@ class VirtualKey(msgspec.Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
 
 
-class ProviderKey(msgspec.Struct, frozen=True, kw_only=True):
+class ProviderKey(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """A provider key's entry without its value. Tags bind: they are enforced at use."""
 
     id: str
@@ -157,7 +160,7 @@ class AccessGrant(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int | None = None  # ns
 
 
-class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
+class PriceOverride(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An operator's own dated price, appended, never edited. Rates are pico-USD per token."""
 
     provider: str

@@ -4,8 +4,10 @@ A key can only narrow what its team allows. What either level states holds in th
 a rule in shadow cannot loosen the team's enforced one, and cannot tighten it unasked either.
 """
 
+from bisect import insort
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -63,19 +65,32 @@ class BudgetSet(NamedTuple):
     hard: bool
 
 
+_by_id = attrgetter("id")
+
+
 class BudgetIndex:
-    """Budgets by whom they bind. Make it once for many plans: a directory holds thousands of each."""
+    """Budgets by whom they bind. Make it once for many plans: a directory holds thousands of each.
+
+    A plan remembers what it found: after `put`, the plans that the budget can bind are compiled anew.
+    """
 
     def __init__(self, budgets: Iterable[BudgetDef]) -> None:
         self._by_subject: dict[tuple[SubjectKind, str], list[BudgetDef]] = {}
         self.by_model: list[BudgetDef] = []
         for budget in budgets:
-            if budget.deleted or budget.mode == "off":
-                continue
-            if budget.subject_kind == "model":
-                self.by_model.append(budget)
-            else:
-                self._by_subject.setdefault((budget.subject_kind, budget.subject), []).append(budget)
+            self.put(None, budget)
+
+    def put(self, before: BudgetDef | None, budget: BudgetDef) -> None:
+        """Take a budget in the place of what it was before."""
+        if before is not None and before in (place := self._place(before)):
+            place.remove(before)
+        if not budget.deleted and budget.mode != "off":
+            insort(self._place(budget), budget, key=_by_id)  # one order, whatever way led here
+
+    def _place(self, budget: BudgetDef) -> list[BudgetDef]:
+        if budget.subject_kind == "model":
+            return self.by_model
+        return self._by_subject.setdefault((budget.subject_kind, budget.subject), [])
 
     def on(self, kind: SubjectKind, *subjects: str) -> list[BudgetDef]:
         return [budget for subject in subjects for budget in self._by_subject.get((kind, subject), ())]

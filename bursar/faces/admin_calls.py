@@ -12,6 +12,7 @@ from bursar.control.audit_desk import AuditDesk
 from bursar.control.budgets import Budgets, BudgetTerms
 from bursar.control.directory import Directory
 from bursar.control.federation import Federation
+from bursar.control.fleet import Fleet
 from bursar.control.history import History
 from bursar.control.key_map import KeyMap
 from bursar.control.keys import KeyInput, Keys
@@ -58,6 +59,7 @@ class Services:
     tag_sheets: TagSheets
     restored: RestoredNode
     status: StatusBoard
+    fleet: Fleet
     audit: AuditDesk
     trust: TrustRules
     federation: Federation

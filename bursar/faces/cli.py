@@ -11,6 +11,7 @@ from bursar.faces.cli_access import policy_group
 from bursar.faces.cli_admins import add_whoami, admins_group
 from bursar.faces.cli_audit import audit_group
 from bursar.faces.cli_backup import BackupDesk, add_backup
+from bursar.faces.cli_fleet import add_nodes
 from bursar.faces.cli_history import add_history
 from bursar.faces.cli_keys import keys_group
 from bursar.faces.cli_map import add_map
@@ -84,6 +85,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(audit_group(locate, offline.verify_audit), name="audit")
     app.add_typer(admins_group(locate), name="admins")
     add_whoami(app, locate)
+    add_nodes(app, locate)
     add_history(app, locate)
     app.add_typer(trust_group(locate), name="trust")
     app.add_typer(tokens_group(locate), name="tokens")

@@ -1,10 +1,11 @@
-"""The directory as this gateway serves by it: keys found by digest, each with its plan compiled ahead.
+"""The directory as this gateway serves by it: keys found by digest, each with its plan.
 
-Applied as versioned deltas, not swapped whole: a change costs what it touches, not the size of the directory.
+Applied as versioned deltas, not swapped whole: a change costs what it touches, not the size of the directory. A plan is
+compiled when its key first calls, so that hundreds of thousands of keys cost nothing until they do.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import msgspec
 
@@ -25,15 +26,9 @@ from bursar.core.directory import (
 from bursar.core.errors import Refusal
 from bursar.core.grants import Grant, narrow
 from bursar.core.policy import BudgetIndex, KeyPlan, compile_policy
+from bursar.gateway.credentials import Credentials
 
 _log = logging.getLogger("bursar.tenants")
-
-
-class Credential(msgspec.Struct, frozen=True):
-    """One accepted secret of a key, and what the key may do."""
-
-    plan: KeyPlan
-    expires_at: int | None  # ns: the end of an overlap rotation
 
 
 class Tenants:
@@ -49,12 +44,13 @@ class Tenants:
         self.provider_keys: dict[str, ProviderKey] = {}
         self.grants: dict[str, AccessGrant] = {}
         self.use_grants: tuple[AccessGrant, ...] = ()
-        self.by_digest: dict[bytes, Credential] = {}
+        self.by_digest = Credentials(self._plan_of)
         self.token_keys: dict[str, TokenKey] = {}
         self.token_marks: dict[str, int] = {}  # until when, ns
         self._prices: dict[tuple[str, str, int], PriceOverride] = {}
-        self._plans: dict[str, KeyPlan] = {}  # by key id
+        self._plans: dict[str, KeyPlan] = {}  # by key id; those that were asked for
         self._keys_of_team: dict[str, set[str]] = {}
+        self._index = BudgetIndex(())
 
     @property
     def prices(self) -> list[PriceOverride]:
@@ -80,24 +76,24 @@ class Tenants:
         self.by_digest.clear()
         self._plans.clear()
         self._keys_of_team.clear()
+        self._index = BudgetIndex(())
         for budget in dropped:
             self._define(msgspec.structs.replace(budget, deleted=True, version=budget.version + 1))
         self._take(snapshot)
         self.version = snapshot.version
-        self._compile(self.keys)
 
     def change(self, delta: Delta) -> None:
         """Apply the next version. The caller has checked that none was missed."""
-        touched = self._touched(delta)
+        self._forget(delta)
         for kind, entity_id in delta.gone:
             self._remove(kind, entity_id)
         self._take(delta)
         self.version = delta.version
-        self._compile(touched | self._touched(delta))
+        self._forget(delta)
 
     def current(self, plan: KeyPlan) -> KeyPlan:
         """The plan of a key or token as it is by now. Raises Refusal(key_disabled | token_revoked)."""
-        found = self._plans.get(plan.key_id)
+        found = self._plan_by_id(plan.key_id)
         if plan.grant is not None:
             return plan if self._stands(plan.grant) and found is plan.parent else self.narrowed(plan.grant)
         if found is None:
@@ -106,7 +102,7 @@ class Tenants:
 
     def narrowed(self, grant: Grant) -> KeyPlan:
         """The plan of a token. Raises Refusal(token_revoked) when what it stands on is gone."""
-        parent, key = self._plans.get(grant.parent), self.keys.get(grant.parent)
+        parent, key = self._plan_by_id(grant.parent), self.keys.get(grant.parent)
         if parent is None or key is None or not self._stands(grant):
             raise _revoked("The token was revoked, or the key or trust rule that it stands on was removed")
         if grant.secret and all(secret.digest.hex()[: len(grant.secret)] != grant.secret for secret in key.secrets):
@@ -122,6 +118,7 @@ class Tenants:
             self._define(budget)
         except ValueError as fault:
             _log.error("budget %s cannot be kept in the ledger: %s", budget.id, fault)
+        self._index.put(self.budgets.get(budget.id), budget)
         self.budgets[budget.id] = budget
 
     def _take(self, news: Snapshot | Delta) -> None:
@@ -136,9 +133,7 @@ class Tenants:
         for mark in news.token_marks:
             self.token_marks[mark.id] = mark.until
         for key in (*news.keys, *map(_as_key, news.trust)):
-            self._remove("key", key.id)
-            self.keys[key.id] = key
-            self._keys_of_team.setdefault(key.team_id, set()).add(key.id)
+            self._take_key(key)
         for provider_key in news.provider_keys:
             self.provider_keys[provider_key.id] = provider_key
         for grant in news.grants:
@@ -147,10 +142,18 @@ class Tenants:
         for price in news.prices:
             self._prices[price.provider, price.model, price.from_ns] = price
 
+    def _take_key(self, key: VirtualKey) -> None:
+        if key.id in self.keys:
+            self._remove("key", key.id)
+        self.keys[key.id] = key
+        self.by_digest.add(key)
+        self._keys_of_team.setdefault(key.team_id, set()).add(key.id)
+
     def _remove(self, kind: str, entity_id: str) -> None:
         if kind == "key" and (key := self.keys.pop(entity_id, None)) is not None:
             self._keys_of_team.get(key.team_id, set()).discard(entity_id)
-            self._forget_plan(key)
+            self._plans.pop(key.id, None)
+            self.by_digest.remove(key)
         elif kind == "price":
             self._prices = {n: p for n, p in self._prices.items() if f"{p.provider}/{p.model}@{p.from_ns}" != entity_id}
         elif kind == "trust":
@@ -160,42 +163,42 @@ class Tenants:
             tables |= {"token_key": self.token_keys, "token_mark": self.token_marks, "grant": self.grants}
             tables.get(kind, {}).pop(entity_id, None)  # type: ignore[attr-defined]  # dicts of different values
 
-    def _touched(self, delta: Delta) -> set[str]:
-        """Ids of the keys whose plan a delta can change, as the tables stand now: before it, and after."""
+    def _forget(self, delta: Delta) -> None:
+        """Drop the plans that a delta can change, as the tables stand now: before it, and after."""
         budgets = [*delta.budgets, *(self.budgets[b.id] for b in delta.budgets if b.id in self.budgets)]
         if any(b.subject_kind in ("tag", "model", "user", "node", "provider_key") for b in budgets):
-            return set(self.keys)
+            self._plans.clear()
+            self.by_digest.forget_all()
+            return
         teams = {team.id for team in delta.teams}
         owners = {owner.id for owner in delta.owners}
         keys = {key.id for key in delta.keys} | {trust_plan(rule.id) for rule in delta.trust}
         subjects = [*delta.gone, *((budget.subject_kind, budget.subject) for budget in budgets)]
         for kind, subject in subjects:
             {"team": teams, "owner": owners, "key": keys}.get(kind, set()).add(subject)
-        teams |= {team.id for team in self.teams.values() if team.owner_id in owners}
+        if owners:
+            teams |= {team.id for team in self.teams.values() if team.owner_id in owners}
         for team_id in teams:
             keys |= self._keys_of_team.get(team_id, set())
-        return keys
+        for key_id in keys & self._plans.keys():
+            del self._plans[key_id]
+            self.by_digest.forget(self.keys[key_id])
 
-    def _compile(self, key_ids: Iterable[str]) -> None:
-        """Plans of these keys anew. A key without its team or owner is not served: nobody would pay."""
-        index = BudgetIndex(self.budgets.values())
-        for key_id in key_ids:
-            key = self.keys.get(key_id)
-            if key is None:
-                continue
-            team = self.teams.get(key.team_id)
-            owner = self.owners.get(team.owner_id) if team is not None else None
-            if team is None or owner is None:
-                self._forget_plan(key)
-                continue
-            plan = self._plans[key_id] = compile_policy(key, team, owner, index)
-            for secret in key.secrets:
-                self.by_digest[secret.digest] = Credential(plan, secret.expires_at)
+    def _plan_by_id(self, key_id: str) -> KeyPlan | None:
+        key = self.keys.get(key_id)
+        return None if key is None else self._plan_of(key)
 
-    def _forget_plan(self, key: VirtualKey) -> None:
-        self._plans.pop(key.id, None)
-        for secret in key.secrets:
-            self.by_digest.pop(secret.digest, None)
+    def _plan_of(self, key: VirtualKey) -> KeyPlan | None:
+        """None for a key without its team or owner: it is not served, nobody would pay."""
+        found = self._plans.get(key.id)
+        if found is not None:
+            return found
+        team = self.teams.get(key.team_id)
+        owner = self.owners.get(team.owner_id) if team is not None else None
+        if team is None or owner is None:
+            return None
+        found = self._plans[key.id] = compile_policy(key, team, owner, self._index)
+        return found
 
 
 def _as_key(rule: TrustRule) -> VirtualKey:

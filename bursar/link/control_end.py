@@ -18,6 +18,7 @@ from bursar.core.telemetry import MetricsDelta
 from bursar.link import messages as m
 from bursar.link.frames import Channel, LinkBroken
 
+_MOST_CHANGES = 10_000  # more of them, and the whole directory is cheaper
 _PEER_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of SO_PEERCRED (unix(7))
 
 
@@ -33,6 +34,14 @@ class Services(Protocol):
     """What control does for a gateway."""
 
     def snapshot(self) -> Snapshot: ...
+
+    def directory_version(self) -> int:
+        """Of the snapshot, as it would be now."""
+        ...
+
+    async def changes_since(self, version: int) -> list[Delta] | None:
+        """Later changes in order, perhaps not all of them at once; None: that version leads nowhere."""
+        ...
 
     def pepper(self) -> bytes: ...
 
@@ -90,9 +99,9 @@ class ControlEnd:
         for channel in self._channels:
             channel.send(m.Changed(delta=delta))
 
-    def confirm(self, at: float) -> None:
-        """Tell that what was published was the whole of it at this instant (monotonic seconds)."""
-        self._confirmed = m.Fresh(at=at)
+    def confirm(self, at: float, nodes: int) -> None:
+        """Tell that what was published was the whole of it at this instant (monotonic seconds), and how many share."""
+        self._confirmed = m.Fresh(at=at, nodes=nodes)
         for channel in self._channels:
             channel.send(self._confirmed)
 
@@ -113,8 +122,12 @@ class ControlEnd:
             hello = await channel.receive()
             if not isinstance(hello, m.Hello):
                 return
-            # No await between the snapshot and joining the channels: a change in between would be lost.
-            channel.send(m.Welcome(snapshot=self._services.snapshot(), pepper=self._services.pepper()))
+            way = await self._way_from(hello.version)
+            # No await from here to joining the channels: a change in between would be lost.
+            snapshot = self._services.snapshot() if way is None else None
+            channel.send(m.Welcome(snapshot=snapshot, pepper=self._services.pepper()))
+            for delta in way or ():
+                channel.send(m.Changed(delta=delta))
             if self._confirmed is not None:
                 channel.send(self._confirmed)
             self._channels[channel] = Session(hello.node, hello.pid)
@@ -125,6 +138,17 @@ class ControlEnd:
         finally:
             self._channels.pop(channel, None)
             channel.close()
+
+    async def _way_from(self, version: int) -> list[Delta] | None:
+        """The changes that lead from a version to the present one, if there are few; None: the whole must be told."""
+        way: list[Delta] = []
+        while version != self._services.directory_version():
+            more = await self._services.changes_since(version) if version else None
+            if not more or len(way) > _MOST_CHANGES:
+                return None
+            way += more
+            version = more[-1].version
+        return way if version else None
 
     def _take(self, node: str, message: m.ToControl, channel: Channel[m.ToControl]) -> None:
         match message:

@@ -28,7 +28,7 @@ class Granted(msgspec.Struct, frozen=True):
 class GatewayEnd:
     """Reconnects for ever: the gateway keeps serving on its last snapshot and live leases while control is away."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword a thing that control says
         self,
         path: Path,
         hello: m.Hello,
@@ -36,14 +36,17 @@ class GatewayEnd:
         on_welcome: Callable[[Snapshot, bytes], None],
         on_delta: Callable[[Delta], None],
         on_revoked: Callable[[str, int], None],
-        on_fresh: Callable[[float], None] = lambda _at: None,
+        holds: Callable[[], int] = lambda: 0,
+        on_fresh: Callable[[float, int], None] = lambda _at, _nodes: None,
         on_recorded: Callable[[str], None] = lambda _flush: None,
     ) -> None:
+        """`holds`: the directory version of this gateway, 0 for none; from it on changes are enough."""
         self._path = path
         self._hello = hello
         self._on_welcome = on_welcome
         self._on_delta = on_delta
         self._on_revoked = on_revoked
+        self._holds = holds
         self._on_fresh = on_fresh
         self._on_recorded = on_recorded
         self._channel: Channel[m.ToGateway] | None = None
@@ -109,7 +112,7 @@ class GatewayEnd:
         reader, writer = await asyncio.open_unix_connection(str(self._path))
         channel: Channel[m.ToGateway] = Channel(reader, writer, m.ToGateway)  # type: ignore[arg-type]  # a union
         try:
-            channel.send(self._hello)
+            channel.send(msgspec.structs.replace(self._hello, version=self._holds()))
             while True:
                 self._take(await channel.receive(), channel)
         finally:
@@ -121,15 +124,11 @@ class GatewayEnd:
     def _take(self, message: m.ToGateway, channel: Channel[m.ToGateway]) -> None:
         match message:
             case m.Welcome():
-                self._on_welcome(message.snapshot, message.pepper)
-                self._channel = channel
-                self._pause = _FIRST_RETRY
-                channel.send(m.Applied(version=message.snapshot.version))
-                self.connected.set()
+                self._enter(message, channel)
             case m.Changed():
                 self._on_delta(message.delta)
             case m.Fresh():
-                self._on_fresh(message.at)
+                self._on_fresh(message.at, message.nodes)
             case m.LeaseGranted():
                 granted = Granted(Secret(message.value), message.expires_at)
                 self._answer(message.ask, granted)
@@ -144,6 +143,14 @@ class GatewayEnd:
                     handed.set_result(message)
             case m.LeaseRevoked():
                 self._on_revoked(message.secret_id, message.version)
+
+    def _enter(self, welcome: m.Welcome, channel: Channel[m.ToGateway]) -> None:
+        if welcome.snapshot is not None:
+            self._on_welcome(welcome.snapshot, welcome.pepper)
+        self._channel = channel
+        self._pause = _FIRST_RETRY
+        channel.send(m.Applied(version=self._holds() if welcome.snapshot is None else welcome.snapshot.version))
+        self.connected.set()
 
     def _answer(self, ask: int, outcome: Granted | Refusal) -> None:
         waiting = self._asks.get(ask)

@@ -73,13 +73,16 @@ class Happened(Message):
 
 
 class Welcome(Message):
-    """Answer to Hello: the whole directory and the pepper under which virtual keys are digested."""
+    """Answer to Hello: the whole directory and the pepper under which virtual keys are digested.
 
-    snapshot: Snapshot
+    No snapshot: what the gateway holds still leads on, and the changes since follow.
+    """
+
+    snapshot: Snapshot | None
     pepper: bytes
 
     def __repr__(self) -> str:
-        return f"Welcome(version {self.snapshot.version}, ***)"
+        return f"Welcome({'go on' if self.snapshot is None else f'version {self.snapshot.version}'}, ***)"
 
 
 class Changed(Message):
@@ -90,6 +93,7 @@ class Fresh(Message):
     """The directory, as told so far, was the store's present one at this instant. Said in a fleet only."""
 
     at: float  # monotonic seconds of this machine
+    nodes: int = 1  # live ones, this one among them
 
 
 class LeaseGranted(Message):

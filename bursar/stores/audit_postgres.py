@@ -4,9 +4,9 @@ A chain has one writer, its node; a second one finds its place taken and is refu
 nodes write without waiting for one another: docs/decisions/0005-audit-chain-a-node.md.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
-from bursar.core.audit import GENESIS, AuditFailed, decode_record, frame, unframe
+from bursar.core.audit import GENESIS, AuditFailed, Wanted, decode_record, frame, unframe
 from bursar.core.errors import Refusal
 from bursar.stores.postgres import Postgres, named_faults
 
@@ -19,8 +19,9 @@ _INSERT = """INSERT INTO bursar.audit_record (chain, seq, at_ns, actor, action, 
 _LAST = "SELECT seq, hash FROM bursar.audit_record WHERE chain = $1 ORDER BY seq DESC LIMIT 1"
 _AFTER = "SELECT hash, payload FROM bursar.audit_record WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3"
 _CHAINS = "SELECT DISTINCT chain FROM bursar.audit_record ORDER BY chain"
-_ROWS = """SELECT seq, at_ns, actor, action, target, outcome, hash, payload FROM bursar.audit_record
-    WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT 5000"""
+_SEARCH = """SELECT hash, payload FROM bursar.audit_record WHERE chain = $1 AND seq < $2 AND at_ns >= $3 AND at_ns < $4
+    AND ($5 = '' OR actor LIKE $5) AND ($6 = '' OR action LIKE $6) AND ($7 = '' OR target LIKE $7)
+    AND ($8 = '' OR outcome = $8) ORDER BY seq DESC LIMIT $9"""
 
 
 class AuditPostgres:
@@ -64,6 +65,18 @@ class AuditPostgres:
             raise _failed(refusal) from None
         return [frame(row["hash"], row["payload"]) for row in rows]
 
+    async def search(self, wanted: Wanted, before: int, limit: int) -> list[bytes]:
+        """Up to `limit` lines of this node's records older than number `before` that match, the newest first."""
+        texts = [_pattern(text) for text in (wanted.actor, wanted.action, wanted.target)]
+        values = (wanted.since_ns, wanted.until_ns, *texts, wanted.outcome)
+        try:
+            with named_faults("audit_unavailable", "The audit was not read"):
+                async with self._store.connection() as db:
+                    rows = await db.fetch(self._store.sql(_SEARCH), self._chain, before, *values, limit)
+        except Refusal as refusal:
+            raise _failed(refusal) from None
+        return [frame(row["hash"], row["payload"]) for row in rows]
+
     def close(self) -> None:
         """Nothing is held open: the connections are the store's."""
 
@@ -74,22 +87,16 @@ async def chains(store: Postgres) -> list[str]:
         return [row["chain"] for row in await db.fetch(store.sql(_CHAINS))]
 
 
-async def rows_of(store: Postgres, chain: str) -> AsyncIterator[list[Row]]:
-    """A whole chain, some thousand rows at a time. Raises what is in postgres.AWAY."""
-    after = 0
-    while True:
-        async with store.connection() as db:
-            rows = await db.fetch(store.sql(_ROWS), chain, after)
-        if not rows:
-            return
-        yield [tuple(row) for row in rows]
-        after = rows[-1]["seq"]
-
-
 def _row(line: bytes) -> Row:
     record_hash, payload = unframe(line)
     r = decode_record(payload)
     return r.seq, r.at_ns, r.actor, r.action, r.target, r.outcome, record_hash, payload
+
+
+def _pattern(text: str) -> str:
+    """A text of `Wanted` as LIKE takes it."""
+    plain = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return plain.replace("*", "%")
 
 
 def _failed(refusal: Refusal) -> AuditFailed:

@@ -1,13 +1,16 @@
 """What both directory stores keep of an entity: a row with its kind, its id and its body in JSON."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import msgspec
 
 from bursar.core.directory import KINDS, Delta, Edit, Entity, Kind, Snapshot, id_of, kind_of
 
+_DECODERS: dict[str, tuple[str, Callable[[bytes], Entity]]] = {
+    kind: (row.field, msgspec.json.Decoder(row.type).decode) for kind, row in KINDS.items()
+}
 Row = tuple[str, str, bytes | None]  # kind, id, body; None = it is gone
 
 
@@ -21,9 +24,10 @@ def rows_of(delta: Delta) -> list[Row]:
 
 def put_in(news: Snapshot | Delta, kind: str, body: bytes) -> None:
     """Add the entity of a row. A kind that only a newer Bursar knows is left alone."""
-    found = KINDS.get(cast(Kind, kind))
+    found = _DECODERS.get(kind)
     if found is not None:
-        getattr(news, found.field).append(msgspec.json.decode(body, type=found.type))
+        field, decode = found
+        getattr(news, field).append(decode(body))
 
 
 def deltas_of(rows: Iterable[Mapping[str, Any]]) -> list[Delta]:
@@ -32,9 +36,9 @@ def deltas_of(rows: Iterable[Mapping[str, Any]]) -> list[Delta]:
     for row in rows:
         if not deltas or deltas[-1].version != row["version"]:
             deltas.append(Delta(version=row["version"]))
-        if row["body"] is None:
+        if row["body"] is None and row["kind"] in _DECODERS:
             deltas[-1].gone.append((row["kind"], row["id"]))
-        else:
+        elif row["body"] is not None:
             put_in(deltas[-1], row["kind"], row["body"])
     return deltas
 

@@ -64,7 +64,7 @@ async def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     made = Root(tmp_path)
     made.gateway._welcome(Snapshot(version=1, provider_keys=[KEY]), b"p" * 32)
     yield made
-    made.gateway._journal.close()
+    await made.gateway._backing.close()
     await made.gateway._client.close()
 
 
@@ -132,6 +132,8 @@ async def test_what_was_counted_waits_for_control(root: Root) -> None:
         "bursar_bytes_in_flight",
         "bursar_open_holds",
         "bursar_directory_version",
+        "bursar_rates_shared",
+        "bursar_rates_nodes",
     }
     assert happened == m.Happened(word="upstream_key_refused", subject="pk", facts={"status": 401})
     root.line.sent.clear()

@@ -10,7 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +55,10 @@ def blocks(page: str) -> list[Block]:
 class Reader:
     """Somebody who follows a page to the letter, with `bursar` on the path and one shell kept open."""
 
-    def __init__(self, broker: Broker, folder: Path) -> None:
+    def __init__(self, broker: Broker, folder: Path, besides: Mapping[str, str] | None = None) -> None:
+        """`besides`: further addresses of the page, and what stands for them."""
         self.broker = broker
+        self.besides = besides or {}
         self.folder = folder
         self.kept = folder / "environment"
         command = folder / "bin" / "bursar"
@@ -77,6 +79,7 @@ class Reader:
             ("127.0.0.1:4001", f"127.0.0.1:{self.broker.admin_port}"),
             ("127.0.0.1:4002", f"127.0.0.1:{self.broker.metrics_port}"),
             (_PLACEHOLDER, self.broker.demo_key),
+            *self.besides.items(),
         ):
             text = text.replace(shown, real)
         return text

@@ -9,8 +9,10 @@ import pytest
 from tests.docs.grounds import ground_of
 from tests.docs.pages import FOR_THE_EYE, Reader, blocks, matches, runnable
 from tests.e2e.broker import ROOT, Broker
+from tests.fleet.harness import Fleet
 
 PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md")))]
+MANY_NODES = "docs/many-nodes.md"
 RUNNABLE = [page for page in PAGES if any(runnable(page))]
 
 PROMISE = (
@@ -22,7 +24,17 @@ PROMISE = (
 )
 
 
-@pytest.mark.parametrize("page", RUNNABLE)
+def test_the_page_on_many_nodes_works_as_shown(tmp_path: Path) -> None:
+    """Its first node is the page's broker; the second one has the ports 4100 and 4101."""
+    with Fleet(tmp_path / "fleet", names=("a", "b")) as fleet:
+        first, second = fleet.start()
+        besides = {"127.0.0.1:4100": second.data_port, "127.0.0.1:4101": second.admin_port}
+        reader = Reader(first, tmp_path / "reader", {shown: f"127.0.0.1:{port}" for shown, port in besides.items()})
+        for block in runnable(MANY_NODES):
+            reader.run(block)
+
+
+@pytest.mark.parametrize("page", [page for page in RUNNABLE if page != MANY_NODES])
 def test_a_page_works_as_shown(page: str, make_broker: Callable[..., Broker], tmp_path: Path) -> None:
     with ground_of(page) as ground:
         reader = Reader(make_broker(**ground).start(), tmp_path / "reader")

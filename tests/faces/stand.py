@@ -20,6 +20,7 @@ from bursar.control.audit_people import People
 from bursar.control.budgets import Budgets
 from bursar.control.directory import Directory
 from bursar.control.federation import Federation
+from bursar.control.fleet import OneNode
 from bursar.control.history import History
 from bursar.control.issuer_keys import IssuerKeys
 from bursar.control.key_map import KeyMap
@@ -176,6 +177,7 @@ class Stand:
         )
         stores = Stores([self.secrets])
         self.provider_keys = ProviderKeys(directory, stores, self.audit, providers)
+        self.fleet = OneNode()
         self.services = Services(
             directory=directory,
             history=History(directory),
@@ -196,6 +198,7 @@ class Stand:
             tag_sheets=TagSheets(directory, self.provider_keys),
             restored=RestoredNode(MarkerFile(self.folder), self.audit, self.clock),
             status=StatusBoard(directory, self._facts),
+            fleet=self.fleet,
             audit=AuditDesk(self.trail, self.audit, jobs, people),
         )
         self.door = Door(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bursar.core.directory import (
     KINDS,
+    AccessGrant,
     BudgetDef,
     Delta,
     KeySecret,
@@ -265,9 +266,15 @@ _trust = st.builds(
 )
 _token_keys = st.builds(TokenKey, id=st.sampled_from(["kid-1", "kid-2"]), public=st.just(b"p" * 32))
 _token_marks = st.builds(TokenMark, id=st.sampled_from(["revoked/a", "used/b"]), until=st.integers(1, 3))
+_grants = st.builds(
+    AccessGrant,
+    id=st.sampled_from(["g1", "g2"]),
+    subject=st.just("team/t1"),
+    acts=st.sampled_from([("use",), ("read",)]),
+)
 _gone = st.sampled_from(
     [(kind, name) for kind in ("owner", "team", "key") for name in _NAMES[kind]]
-    + [("trust", "r1"), ("trust", "r2"), ("token_key", "kid-1"), ("token_mark", "revoked/a")]
+    + [("trust", "r1"), ("trust", "r2"), ("token_key", "kid-1"), ("token_mark", "revoked/a"), ("grant", "g1")]
     + [("provider_key", "a"), ("provider_key", "b"), ("price", "openai/m-1@1"), ("price", "openai/m-1@2")]
 )
 
@@ -287,6 +294,7 @@ _changes = st.fixed_dictionaries(
         "trust": _few(_trust),
         "token_keys": _few(_token_keys),
         "token_marks": _few(_token_marks),
+        "grants": _few(_grants),
         "gone": st.lists(_gone, max_size=2, unique=True),
     }
 )
@@ -338,6 +346,7 @@ def test_deltas_lead_where_the_snapshot_leads(steps: list[dict[str, Any]]) -> No
         "trust": {},
         "token_keys": {},
         "token_marks": {},
+        "grants": {},
     }
     fields = {kind: row.field for kind, row in KINDS.items()}
     for version, step in enumerate(steps, 2):
@@ -353,6 +362,8 @@ def test_deltas_lead_where_the_snapshot_leads(steps: list[dict[str, Any]]) -> No
     assert tenants.prices == plain.prices
     assert tenants.token_keys == plain.token_keys
     assert tenants.token_marks == plain.token_marks
+    assert tenants.grants == plain.grants
+    assert {grant.id for grant in tenants.use_grants} == {grant.id for grant in plain.use_grants}
     assert of_rules(tenants) == of_rules(plain)
     assert told.alive == plainly_told.alive
 
@@ -370,6 +381,7 @@ def test_the_kinds_here_are_all_there_are() -> None:
         "trust",
         "token_keys",
         "token_marks",
+        "grants",
         "gone",
     }
 

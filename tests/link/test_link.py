@@ -31,6 +31,8 @@ class Services:
 
     def __init__(self) -> None:
         self.version = 1
+        self.changes: dict[int, list[Delta]] = {}  # what there is since a version
+        self.asked_since: list[int] = []
         self.refusal: Refusal | None = None
         self.hangs = False
         self.handed = 0
@@ -41,6 +43,13 @@ class Services:
 
     def snapshot(self) -> Snapshot:
         return Snapshot(version=self.version, owners=[Owner(id="o", name="O")])
+
+    def directory_version(self) -> int:
+        return self.version
+
+    async def changes_since(self, version: int) -> list[Delta] | None:
+        self.asked_since.append(version)
+        return self.changes.get(version)
 
     def pepper(self) -> bytes:
         return PEPPER
@@ -89,6 +98,7 @@ class Pair:
             on_welcome=self._welcome,
             on_delta=self._delta,
             on_revoked=lambda *what: self.revoked.append(what),
+            holds=lambda: self.versions[-1] if self.versions else 0,
             on_recorded=self.recorded.append,
         )
         self.task: asyncio.Task[None] | None = None
@@ -168,6 +178,41 @@ async def test_after_a_gap_the_whole_directory_is_told_again(pair: Pair) -> None
     assert pair.snapshots == [1, 4]
     pair.change(5)
     await until(lambda: pair.versions[-1] == 5)
+
+
+async def test_a_gateway_that_comes_back_is_told_only_what_it_missed(pair: Pair) -> None:
+    """Also by a control that was started anew: the changes are the store's."""
+    await pair.up()
+    await pair.down()
+    pair.services.version = 5
+    pair.services.changes = {1: [Delta(version=2), Delta(version=3)], 3: [Delta(version=4), Delta(version=5)]}
+    await pair.up()
+    await until(lambda: pair.versions[-1] == 5)
+    assert pair.versions == [1, 2, 3, 4, 5]
+    assert pair.snapshots == [1]
+    await until(lambda: pair.control.sessions and pair.control.sessions[0].version == 5)
+    pair.change(6)
+    await until(lambda: pair.versions[-1] == 6)
+
+
+async def test_a_gateway_that_missed_nothing_is_told_nothing(pair: Pair) -> None:
+    await pair.up()
+    await pair.down()
+    await pair.up()
+    assert pair.snapshots == pair.versions == [1]
+    assert pair.services.asked_since == []
+
+
+@pytest.mark.parametrize("present", [0, 1, 9])
+async def test_a_version_that_leads_nowhere_is_told_the_whole(pair: Pair, present: int) -> None:
+    """The store was restored from a backup, or has forgotten that long ago."""
+    await pair.up()
+    pair.change(2)
+    await until(lambda: pair.versions[-1] == 2)
+    await pair.down()
+    pair.services.version = present
+    await pair.up()
+    await until(lambda: pair.snapshots == [1, present])
 
 
 async def test_every_gateway_is_told(pair: Pair) -> None:

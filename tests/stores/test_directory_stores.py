@@ -142,7 +142,8 @@ async def test_an_older_node_leaves_kinds_alone_that_it_does_not_know(
             store.sql(
                 """INSERT INTO bursar.directory_entity VALUES ('novelty', 'n1', 2, '{}');
                    INSERT INTO bursar.directory_change VALUES
-                       (2, 0, 'novelty', 'n1', NULL, NULL, '{}', 'novelty.create', 'admin', 0, 'x');
+                       (2, 0, 'novelty', 'n1', NULL, NULL, '{}', 'novelty.create', 'admin', 0, 'x'),
+                       (2, 1, 'novelty', 'n0', NULL, NULL, NULL, 'novelty.create', 'admin', 0, 'x');
                    UPDATE bursar.directory_head SET version = 2"""
             )
         )

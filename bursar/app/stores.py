@@ -1,0 +1,53 @@
+"""What of a control process lies in stores, opened for it: by the data folder, or by a database that nodes share."""
+
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from bursar.app.spec import NodeSpec
+from bursar.app.vault import Vault
+from bursar.control.audit_desk import Jobs
+from bursar.control.audit_retention import PrunableTrail
+from bursar.control.directory import Directory, DirectoryStore
+from bursar.control.fleet import Fleet
+from bursar.control.key_map import Uses
+from bursar.control.usage import LedgerReader
+from bursar.core.directory import Snapshot
+from bursar.core.errors import Refusal
+from bursar.ports import AuditTrail, Clock, Entropy
+
+
+class Closes(Protocol):
+    def close(self) -> None: ...
+
+
+class Ledger(LedgerReader, Uses, Protocol):
+    async def follow(self, on_fault: Callable[[Refusal], None]) -> None:
+        """Keep the view up to date, for ever, where it needs that."""
+        ...
+
+    async def catch_up(self) -> int:
+        """Bring it up to date now; the number of records."""
+        ...
+
+
+Follow = Callable[[Directory, Callable[[float], None]], Coroutine[None, None, None]]
+"""Follows what other nodes change, for ever; tells each confirmation (bursar.control.follow)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    vault: Vault
+    trail: AuditTrail
+    prunable: PrunableTrail | None  # the trail, where records may be taken away
+    jobs: Jobs
+    directory: DirectoryStore
+    present: Snapshot  # of the directory
+    ledger: Ledger
+    fleet: Fleet
+    follow: Follow | None  # None: nobody else changes anything
+    close: Callable[[], Awaitable[None]]
+
+
+OpenStores = Callable[[NodeSpec, MutableMapping[str, str], Clock, Entropy], Awaitable[Stores]]
+"""Takes credentials out of the environment. Raises SealError, Refusal, SchemaFault."""

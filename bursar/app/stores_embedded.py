@@ -1,0 +1,41 @@
+"""One node: everything lies in its data folder."""
+
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from bursar.app.audit_jobs import AuditJobs
+from bursar.app.places import checkpoints_path
+from bursar.app.spec import NodeSpec
+from bursar.app.stores import Stores
+from bursar.app.vault import open_vault
+from bursar.control.fleet import OneNode
+from bursar.ports import Clock, Entropy
+from bursar.stores.audit_db import AuditDb
+from bursar.stores.directory_db import DirectoryDb
+from bursar.stores.projection_view import LedgerView
+
+
+async def open_embedded(spec: NodeSpec, env: MutableMapping[str, str], clock: Clock, entropy: Entropy) -> Stores:
+    """Raises SealError, Refusal, SchemaFault."""
+    folder, config = Path(spec.data), spec.config
+    vault = await open_vault(config, folder, env, clock, entropy)
+    trail = AuditDb(folder / "audit.db", timeout=config.audit.timeout)
+    directory = DirectoryDb(folder / "directory.db")
+    ledger = LedgerView(folder / "journal", folder / "ledger.db", clock)
+
+    async def close() -> None:
+        for opened in (trail, ledger, vault.store, directory):
+            opened.close()
+
+    return Stores(
+        vault=vault,
+        trail=trail,
+        prunable=trail,
+        jobs=AuditJobs(folder, checkpoints_path(config, folder), spec.node),
+        directory=directory,
+        present=directory.load(),
+        ledger=ledger,
+        fleet=OneNode(),
+        follow=None,
+        close=close,
+    )

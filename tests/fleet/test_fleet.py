@@ -1,0 +1,188 @@
+"""Three brokers as real processes over one PostgreSQL: what one is told all know, and what one spends none has."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from bursar.core.units import usd_to_pico
+from tests.e2e.broker import Broker
+from tests.e2e.tenants import Tenants
+from tests.faults.books import until
+from tests.fleet.harness import Books, Fleet
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Shared by the tests of this file, which leave it as they found it."""
+    with Fleet(tmp_path_factory.mktemp("fleet")) as running:
+        running.start()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tenants(fleet: Fleet) -> Tenants:
+    return Tenants(fleet.nodes[0])
+
+
+def word(answer: httpx.Response) -> str:
+    return answer.headers.get("x-bursar-word", "")
+
+
+def works(answer: httpx.Response) -> bool:
+    return answer.status_code == 200
+
+
+def test_a_key_made_on_one_works_on_all_within_a_second(fleet: Fleet, tenants: Tenants) -> None:
+    key = tenants.key(budget={"limit_usd": "1.00"})
+    waited = [fleet.calls_until(node, key.text, works, 20) for node in fleet.nodes]
+    assert max(waited) < 1.0, waited
+
+
+def test_a_key_disabled_on_one_is_refused_by_all_at_the_next_hold(fleet: Fleet, tenants: Tenants) -> None:
+    a, b, c = fleet.nodes
+    key = tenants.key(budget={"limit_usd": "1.00"})
+    for node in fleet.nodes:
+        fleet.calls_until(node, key.text, works, 20)
+    assert b.admin("POST", f"/v1/admin/keys/{key.id}/disable").status_code == 200
+    answers = [fleet.call(node, key.text) for node in (a, c, b)]
+    assert [(answer.status_code, word(answer)) for answer in answers] == [(403, "key_disabled")] * 3
+
+
+def test_changes_of_all_nodes_make_one_directory(fleet: Fleet, tenants: Tenants) -> None:
+    """Admins at work on three nodes at once: all that they made is there, everywhere."""
+    before = {owner["id"] for owner in _listed(fleet.nodes[0], "owners")}
+
+    def make(number: int) -> int:
+        node = fleet.nodes[number % 3]
+        return node.admin("POST", "/v1/admin/owners", json={"name": f"Owner {number}"}).status_code
+
+    with ThreadPoolExecutor(6) as threads:
+        assert set(threads.map(make, range(30))) == {201}
+    made = {f"owner-{number}" for number in range(30)}
+    for node in fleet.nodes:
+        until(lambda node=node: {owner["id"] for owner in _listed(node, "owners")} - before == made)
+
+
+def test_of_two_admins_at_one_entity_one_is_told(fleet: Fleet, tenants: Tenants) -> None:
+    """Never both silently: whoever loses has seen the other's change, or is told `directory_changed`."""
+    team = tenants.team()
+    a, b, _ = fleet.nodes
+    until(lambda: b.admin("GET", f"/v1/admin/teams/{team}").status_code == 200)
+    start = threading.Barrier(2)
+    headers = [{"authorization": f"Bearer {node.admin_token}"} for node in (a, b)]
+    callers = [
+        httpx.Client(base_url=node.admin_url, headers=head, timeout=20)
+        for node, head in zip((a, b), headers, strict=True)
+    ]
+
+    def rename(caller: httpx.Client, name: str) -> str:
+        start.wait()
+        answer = caller.patch(f"/v1/admin/teams/{team}", json={"name": name})
+        return "" if answer.status_code == 200 else str(answer.json()["code"])
+
+    lost = 0
+    with ThreadPoolExecutor(2) as threads:
+        for number in range(40):
+            words = sorted(threads.map(rename, callers, (f"A {number}", f"B {number}")))
+            assert words in (["", ""], ["", "directory_changed"]), words
+            lost += words[1] == "directory_changed"
+            until(lambda: len({str(_read(node, f"teams/{team}")) for node in fleet.nodes}) == 1)
+    assert lost, "no two changes ever met: the test proves nothing"
+
+
+def test_a_budget_shared_by_all_is_never_passed(fleet: Fleet, tenants: Tenants) -> None:
+    key = tenants.key(budget={"limit_usd": "0.01"})
+    (budget,) = key.budgets
+    for node in fleet.nodes:
+        fleet.calls_until(node, key.text, works, 20)
+    seen: list[Books] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            seen.append(fleet.books(budget))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        answers = fleet.load(key.text, calls=600, at_once=24)
+    finally:
+        over.set()
+        watcher.join()
+    words = {word(answer) for answer in answers if answer.status_code != 200}
+    assert any(map(works, answers))
+    assert words <= {"budget_exhausted", "held_by_requests_in_flight", "can_never_fit"}, words
+    assert words, "the budget was never reached: the test proves nothing"
+    assert all(books.posted + books.held <= books.limit == usd_to_pico("0.01") for books in seen)
+    until(lambda: fleet.books(budget).held == 0)
+
+
+def test_the_ledger_is_not_below_the_bill(fleet: Fleet, tenants: Tenants) -> None:
+    """To the pico: the emulator reports its usage, and every call has ended."""
+    key = tenants.key(budget={"limit_usd": "10.00"})
+    assert all(map(works, fleet.load(key.text, calls=60, at_once=12)))
+    until(lambda: int(fleet.psql("SELECT count(*) FROM bursar.ledger_hold")) == 0)
+    posted = "SELECT coalesce(sum(amount), 0) FROM bursar.ledger WHERE kind = 6"
+    until(lambda: int(fleet.psql(posted)) >= fleet.billed())
+    assert int(fleet.psql(posted)) == fleet.billed()
+
+
+def test_every_node_tells_the_same_usage_and_balances(fleet: Fleet, tenants: Tenants) -> None:
+    key = tenants.key(budget={"limit_usd": "5.00"})
+    assert all(map(works, fleet.load(key.text, calls=30, at_once=6)))
+    until(lambda: fleet.books(key.budgets[0]).held == 0)
+    usage = [[row for row in _listed(node, "usage", by="key") if row["group"] == key.id] for node in fleet.nodes]
+    assert [rows[0]["attempts"] for rows in usage] == [30] * 3
+    assert usage[0] == usage[1] == usage[2]
+    balances = [[row for row in _listed(node, "balances") if row["budget"] == key.budgets[0]] for node in fleet.nodes]
+    assert balances[0] == balances[1] == balances[2]
+    assert balances[0][0]["posted_usd"] == usage[0][0]["cost_usd"]
+
+
+def test_the_nodes_see_one_another(fleet: Fleet) -> None:
+    listed = fleet.nodes[1].cli_json("nodes")
+    assert [(node["name"], node["live"], node["gateways"]) for node in listed] == [
+        ("a", True, 1),
+        ("b", True, 1),
+        ("c", True, 1),
+    ]
+
+
+def test_the_audit_of_all_nodes_is_proven_on_any(fleet: Fleet) -> None:
+    found = fleet.nodes[2].admin("GET", "/v1/admin/audit/verify")
+    assert found.status_code == 200, found.text
+    assert found.json()["fault"] == ""
+    assert found.json()["records"] > 10
+
+
+def test_a_second_node_of_a_name_is_refused(fleet: Fleet) -> None:
+    twin = fleet.add("twin", node="b")
+    try:
+        with pytest.raises(AssertionError, match="Another node of this fleet is called 'b'"):
+            twin.start(60)
+    finally:
+        twin.close()
+        fleet.nodes.remove(twin)
+
+
+def test_a_node_with_another_wrapping_key_is_refused(fleet: Fleet) -> None:
+    stranger = fleet.add("stranger", wrapper={"path": ""})
+    try:
+        with pytest.raises(AssertionError, match="There is no key file"):
+            stranger.start(60)
+    finally:
+        stranger.close()
+        fleet.nodes.remove(stranger)
+
+
+def _read(node: Broker, path: str) -> object:
+    return node.admin("GET", f"/v1/admin/{path}").json()
+
+
+def _listed(node: Broker, path: str, **query: str) -> list[dict[str, str]]:
+    answer = node.admin("GET", f"/v1/admin/{path}", params={**query, "limit": "500"})
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["items"])

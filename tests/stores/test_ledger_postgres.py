@@ -1,0 +1,107 @@
+"""Questions to the ledger in PostgreSQL are answered as the projection of one node answers them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from bursar.app.clock import SystemClock
+from bursar.core.directory import WindowDef
+from bursar.core.ledger_records import UsageBy
+from bursar.core.secret import Secret
+from bursar.stores.journal import Journal
+from bursar.stores.ledger_postgres import LedgerPostgres
+from bursar.stores.postgres import Address, Postgres
+from bursar.stores.projection_view import LedgerView
+from tests.stores.journal_kit import asking, budget, settled
+from tests.stores.postgres_money_kit import Nodes, nodes_on
+
+GROUPS: tuple[UsageBy, ...] = ("key", "team", "owner", "user", "provider", "model", "day")
+ALWAYS = (0, 2**62, 100, "")
+
+
+class Both(NamedTuple):
+    """The same calls in both ledgers, and the two that answer."""
+
+    nodes: Nodes
+    here: LedgerView
+    shared: LedgerPostgres
+    held: list[tuple[int, int]]  # ids there and here of each call
+
+
+@pytest.fixture
+async def both(database: str, tmp_path: Path) -> AsyncIterator[Both]:
+    clock = SystemClock()
+    journal = Journal.open(tmp_path / "journal", clock)
+    view = LedgerView(tmp_path / "journal", tmp_path / "ledger.db", clock)
+    way = Postgres(Address(url=Secret(database)))
+    async with nodes_on(database) as nodes:
+        money = await nodes.start()
+        held = []
+        for store in (journal, money):
+            store.define(budget(10**6, thresholds=(), window=WindowDef(kind="lifetime")))
+        for number in range(12):  # some sums end in zeros
+            names = {"user": f"u{number % 3}", "model": f"m{number % 4}", "key_id": f"k{number % 2}"}
+            ids = []
+            for store in (journal, money):
+                hold = await store.hold(asking(500, "b", **names))
+                if number == 5:
+                    store.void(hold.hold_id, "never sent")
+                elif number != 6:  # which stays open
+                    store.post(hold.hold_id, settled(100 + number if number < 11 else 700, exact=number % 4 != 3))
+                ids.append(hold.hold_id)
+            held.append((ids[1], ids[0]))
+        journal.flush()
+        await money.settled()
+        yield Both(nodes, view, LedgerPostgres(way), held)
+        journal.close()
+    await way.close()
+    view.close()
+
+
+@pytest.mark.parametrize("by", GROUPS)
+async def test_usage_by_every_group(both: Both, by: UsageBy) -> None:
+    await both.here.catch_up()
+    expected = await both.here.usage(by, *ALWAYS)
+    assert len(expected) > 0
+    assert await both.shared.usage(by, *ALWAYS) == expected
+
+
+async def test_usage_in_pages_and_spans(both: Both) -> None:
+    whole = await both.shared.usage("model", *ALWAYS)
+    first = await both.shared.usage("model", 0, 2**62, 2, "")
+    assert first + await both.shared.usage("model", 0, 2**62, 100, first[-1].group) == whole
+    assert await both.shared.usage("model", 0, 10**9, 100, "") == []
+    assert await both.shared.usage("model", 2**61, 2**62, 100, "") == []
+
+
+async def test_what_is_learned_later_counts_where_it_was_held(both: Both) -> None:
+    before = await both.shared.usage("key", *ALWAYS)
+    await both.nodes.living[0].correct(both.held[0][0], -200, "the provider's invoice")
+    after = await both.shared.usage("key", *ALWAYS)
+    assert after[0].cost_pico == before[0].cost_pico - 200
+    assert after[0].attempts == before[0].attempts
+    assert after[1:] == before[1:]
+
+
+async def test_balances_are_those_of_one_node(both: Both) -> None:
+    await both.here.catch_up()
+
+    def plain(rows: list[Any]) -> list[tuple[Any, ...]]:
+        return [(b.budget_id, b.limit_pico, b.posted_pico, b.held_pico, b.overage_pico, b.closed) for b in rows]
+
+    assert plain(await both.shared.balances()) == plain(await both.here.balances())
+
+
+async def test_when_a_provider_key_was_used_last(both: Both) -> None:
+    await both.here.catch_up()
+    assert await both.shared.last_uses() == await both.here.last_uses() != {}
+    assert await both.shared.catch_up() == 0
+
+
+async def test_there_is_nothing_to_follow(both: Both) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await both.shared.follow(lambda _fault: None)
