@@ -20,6 +20,7 @@ from bursar.app.audit_sinks import build_sinks
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.fetching import Fetcher
 from bursar.app.http_server import http_server
+from bursar.app.logins import build_door, build_logins
 from bursar.app.logs import set_up_logs
 from bursar.app.places import checkpoints_path
 from bursar.app.secret_stores import open_stores, policy_places
@@ -76,7 +77,6 @@ from bursar.core.telemetry import MetricsDelta
 from bursar.core.units import NS_PER_S
 from bursar.faces.admin import build_admin
 from bursar.faces.admin_calls import Services
-from bursar.faces.admin_door import LOOPBACK_NAMES, Door
 from bursar.faces.metrics import build_metrics
 from bursar.faces.oauth import OAuth
 from bursar.link.control_end import ControlEnd
@@ -159,6 +159,8 @@ class Control:
         ca_file = self._env.get("SSL_CERT_FILE") or None
         self._client = Client(ClientConfig(ca_file=ca_file, max_idle_per_origin=0, max_connections_per_origin=8))
         fetch = Fetcher(self._client, http_loopback=config.tokens.http_loopback)
+        login = build_logins(config, self._env, self._audit, fetch, self._clock, self._entropy, self._pepper)
+        self.sessions, self._logins = login
         self.federation = Federation(self._directory, IssuerKeys(fetch, self._clock), marks)
         self.trust = TrustRules(self._directory, http_loopback=config.tokens.http_loopback)
         self.signing = SigningKeys(self._store, self._directory, self._entropy)
@@ -311,13 +313,13 @@ class Control:
         await self._stores.close()
 
     def _admin_server(self) -> uvicorn.Server:
-        listen = self._spec.config.listen.admin
-        hosts = None if listen.host not in ("127.0.0.1", "::1", "localhost") else {*LOOPBACK_NAMES, *listen.hosts}
-        door = Door(self._admin_token, self._clock, hosts, recognise=self.admins.recognise, tell=self._tell_of_guesses)
+        known, listen = (self.admins.recognise, self.sessions.recognise), self._spec.config.listen.admin
+        door = build_door(listen, self._admin_token, self._clock, known, self._tell_of_guesses)
         services = Services(
             directory=self._directory,
             history=History(self._directory),
             admins=self.admins,
+            sessions=self.sessions,
             owners=self.owners,
             teams=self.teams,
             keys=self.keys,
@@ -339,7 +341,7 @@ class Control:
             federation=self.federation,
             tokens=self.tokens,
         )
-        return http_server(build_admin(services, door, __version__))
+        return http_server(build_admin(services, door, __version__, self._logins))
 
     def _metrics_server(self) -> uvicorn.Server:
         return http_server(build_metrics(self._board, self._processes, self._before_scrape))

@@ -1,9 +1,11 @@
 """Fetches the documents of outside issuers for control: https, one try, no redirects, bounded in size and time."""
 
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from urllib.parse import urlencode, urlsplit
 
 from bursar.control.issuer_keys import MAX_DOCUMENT
 from bursar.core.errors import Refusal, UpstreamFault
+from bursar.core.secret import Secret
 from bursar.wire.address import is_loopback
 from bursar.wire.client import Client, Origin, Timeouts
 
@@ -27,6 +29,23 @@ class Fetcher:
                 answer.abort()
                 raise _unavailable(origin, f"answers {answer.status}")
             return await answer.read(MAX_DOCUMENT)
+        except UpstreamFault as fault:
+            raise _unavailable(origin, f"cannot be read ({fault.kind})") from None
+
+    async def post(
+        self, url: str, form: Mapping[str, Secret | str], authorization: Secret | None, *, private: bool
+    ) -> tuple[int, bytes]:
+        """`bursar.control.oidc_provider.Post`."""
+        origin, target = self._place(url, private)
+        headers = [*_ACCEPT, ("content-type", "application/x-www-form-urlencoded")]
+        if authorization is not None:
+            headers.append(("authorization", authorization.reveal()))
+        plain = {name: value.reveal() if isinstance(value, Secret) else value for name, value in form.items()}
+        try:
+            answer = await self._client.request(
+                origin, "POST", target, headers, urlencode(plain).encode(), self._timeouts
+            )
+            return answer.status, await answer.read(MAX_DOCUMENT)
         except UpstreamFault as fault:
             raise _unavailable(origin, f"cannot be read ({fault.kind})") from None
 

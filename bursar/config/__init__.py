@@ -5,47 +5,17 @@ Tenants are not here but in the directory. Spans are ``250ms``, ``30s``, ``1h30m
 needs only this module.
 """
 
-import re
 from typing import Annotated, Literal
 
 import msgspec
 
-from bursar.core.strict import shown
-from bursar.core.units import parse_duration
+from bursar.config.spans import Seconds, Size
+from bursar.core.roles import Role
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Quirk = Literal["no_stream_options", "max_tokens_only", "max_completion_tokens_only", "no_usage"]
 AuthHeader = Literal["bearer", "x-api-key", "api-key", "none"]
-
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s)?", re.ASCII)
-_SIZE = re.compile(r"(\d+)\s*(B|kB|KB|KiB|MB|MiB|GB|GiB)?", re.ASCII)
-_SIZES = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
-
-
-def parse_span(raw: object) -> float:
-    """Seconds of ``250ms``, ``30s``, ``1h30m`` or a number. Raises ValueError."""
-    text = str(raw).strip()
-    match = _SPAN.fullmatch(text) if not isinstance(raw, bool) else None
-    if match:
-        return float(match[1]) / (1000 if match[2] == "ms" else 1)
-    try:
-        return float(parse_duration(text))
-    except ValueError:
-        raise ValueError(f"not a span of time: {shown(raw)} (write 250ms, 30s, 1h30m)") from None
-
-
-def parse_size(raw: object) -> int:
-    """Bytes of ``64kB``, ``32MiB`` or a whole number. Raises ValueError."""
-    text = str(raw).strip()
-    match = _SIZE.fullmatch(text) if not isinstance(raw, bool) else None
-    if not match:
-        raise ValueError(f"not a size: {shown(raw)} (write 64kB, 32MiB or a number of bytes)")
-    return int(match[1]) * _SIZES[match[2] or ""]
-
-
-Seconds = Annotated[float, msgspec.Meta(extra={"parse": parse_span})]
-Size = Annotated[int, msgspec.Meta(extra={"parse": parse_size})]
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,6 +223,28 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
     http_loopback: bool = False  # issuers on this machine may be asked without TLS
 
 
+class Oidc(msgspec.Struct, frozen=True, kw_only=True):
+    """The issuer at which people log in to the admin API. Without a secret this node is a public client there."""
+
+    issuer: str  # exactly as in its tokens
+    client_id: str
+    client_secret_env: str = ""  # the variable that holds the secret
+    client_secret_file: str = ""  # ... or the file that does
+    redirect_url: str = ""  # as registered at the issuer; empty: /login/callback at the admin listener
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    claim: str = "groups"  # of the ID token; a/b is b inside a
+    roles: dict[str, Role]  # value of the claim -> role; the highest that fits counts
+    algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")  # by which ID tokens may be signed
+    session: Seconds = 8 * 3600
+    allow_private: bool = False  # the issuer may lie in a private network
+
+
+class Admin(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may enter the admin API besides the holders of tokens."""
+
+    oidc: Oidc | None = None
+
+
 class Cache(msgspec.Struct, frozen=True, kw_only=True):
     """In front of a store that lies elsewhere."""
 
@@ -365,6 +357,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     audit: Audit = Audit()
     metrics: Metrics = Metrics()
     tokens: Tokens = Tokens()
+    admin: Admin = Admin()
     drain: Seconds = 30  # how long open streams may run on after a stop
 
 

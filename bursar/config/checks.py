@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from bursar.config import Config, Provider, Sink, Store, Transit
+from bursar.config.login import login_faults
 from bursar.config.secret_stores import secrets_faults
 from bursar.config.store_url import faults_of_url
 from bursar.core.networks import read_network
@@ -47,6 +48,9 @@ def check_files(config: Config) -> list[Fault]:
         files = {"ca": sink.ca, "cert": sink.cert, "key": sink.key, "secret_file": sink.secret_file}
         there = "give the path of a file that exists"
         named += [(f"audit.sinks[{index}].{field}", name, there) for field, name in files.items() if name]
+    oidc = config.admin.oidc
+    if oidc and oidc.client_secret_file:
+        named += [("admin.oidc.client_secret_file", oidc.client_secret_file, "give the path of a file that exists")]
     for name, vault in config.secrets.vault.items():
         if vault.ca_file:
             named += [(f"secrets.vault.{name}.ca_file", vault.ca_file, "give the path of a PEM bundle")]
@@ -304,4 +308,5 @@ _RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (
     _providers,
     _audit,
     _tokens,
+    login_faults,
 )

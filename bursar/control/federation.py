@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from bursar.control.directory import Directory
 from bursar.control.issuer_keys import IssuerKeys
-from bursar.control.subject_jwt import SubjectJwt, check_claims, is_signed_by, read_subject
+from bursar.control.subject_jwt import SubjectJwt, check_claims, read_subject
 from bursar.control.token_marks import TokenMarks
 from bursar.control.tokens import Behind, Wish
 from bursar.core.access_tokens import SKEW_S
@@ -101,21 +101,13 @@ class Federation:
         pinned = (rule.issuer, rule.jwks, rule.algorithms, rule.allow_private)
         if pinned not in checked:
             try:
-                await self._check_signature(rule, token)
+                await self._keys.verify(rule, token)
                 checked[pinned] = None
             except Refusal as refusal:
                 checked[pinned] = refusal
         refused = checked[pinned]
         if refused is not None:
             raise refused
-
-    async def _check_signature(self, rule: TrustRule, token: SubjectJwt) -> None:
-        if token.alg not in rule.algorithms:
-            shown = ", ".join(rule.algorithms)
-            raise Refusal("subject_algorithm_refused", f"The subject token is not signed by one of {shown}")
-        keys = await self._keys.find(rule, token.kid, token.alg)
-        if not any(is_signed_by(key, token.alg, token.signed, token.signature) for key in keys):
-            raise Refusal("subject_signature_wrong", "The subject token's signature is wrong")
 
     def _choose(self, verdicts: list[Verdict], wanted: str) -> TrustRule:
         fitting = [verdict.rule for verdict in verdicts if not verdict.word]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from bursar.control.subject_jwt import ALGORITHMS, Jwk
+from bursar.control.subject_jwt import ALGORITHMS, Jwk, SubjectJwt, is_signed_by
 from bursar.core.directory import TrustRule
 from bursar.core.errors import Refusal
 from bursar.ports import Clock
@@ -67,6 +67,15 @@ class IssuerKeys:
             message = "The issuer has no such key for the subject token's kid and alg"
             raise Refusal("subject_key_unknown", message, "Fetch a new token from its issuer")
         return found
+
+    async def verify(self, rule: TrustRule, token: SubjectJwt) -> None:
+        """That the token is signed by a key of the rule's issuer, in a way that the rule allows. Raises Refusal."""
+        if token.alg not in rule.algorithms:
+            shown = ", ".join(rule.algorithms)
+            raise Refusal("subject_algorithm_refused", f"The subject token is not signed by one of {shown}")
+        keys = await self.find(rule, token.kid, token.alg)
+        if not any(is_signed_by(key, token.alg, token.signed, token.signature) for key in keys):
+            raise Refusal("subject_signature_wrong", "The subject token's signature is wrong")
 
     async def _current(self, rule: TrustRule) -> _Held:
         held = self._held.get(_source(rule))

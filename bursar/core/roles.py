@@ -43,6 +43,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     actor: str
     role: Role
+    session: str = ""  # id of the login by which he came, if by one
 
     def require(self, right: Right) -> None:
         """The one place that checks. Raises Refusal(role_not_allowed)."""

@@ -10,12 +10,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as HttpRoute
 
+from bursar.control.admin_login import Logins
 from bursar.control.directory import CARRIED_OUT, PREVIEW, Previewed
 from bursar.core.errors import RULES, Refusal
 from bursar.core.strict import EnvText, Fault, Faults, read
 from bursar.faces.admin_calls import AdminCall, Services
 from bursar.faces.admin_door import Door
 from bursar.faces.admin_history import preview_view, undo_of
+from bursar.faces.admin_login import login_routes
 from bursar.faces.admin_routes import PREFIX, ROUTES, Route
 from bursar.faces.openapi import document
 
@@ -29,8 +31,8 @@ _NO_STORE = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build_admin(services: Services, door: Door, version: str) -> Starlette:
-    """The application. `/healthz` and `/openapi.json` are open, everything else wants an admin token whose
+def build_admin(services: Services, door: Door, version: str, logins: Logins | None = None) -> Starlette:
+    """The application. `/healthz`, `/openapi.json` and `/login` are open, everything else wants an admin token whose
     role may do it."""
     described = document(ROUTES, version)
 
@@ -44,6 +46,7 @@ def build_admin(services: Services, door: Door, version: str) -> Starlette:
     routes = [
         HttpRoute("/healthz", healthz, methods=["GET"]),
         HttpRoute("/openapi.json", openapi, methods=["GET"]),
+        *login_routes(logins, door),
         *(_http_routes(services, door)),
     ]
     handlers: Mapping[Any, Any] = {

@@ -43,6 +43,8 @@ class CallerView(Shape, frozen=True, kw_only=True):
     actor: str
     role: Role
     rights: tuple[str, ...]
+    session: str | None = None  # by which he is logged in
+    expires_at: str | None = None  # of the session
 
 
 def _view(admin: Admin, now: int) -> AdminView:
@@ -91,7 +93,14 @@ async def remove_admin(call: AdminCall) -> None:
 
 async def whoami(call: AdminCall) -> object:
     caller = call.caller
-    return CallerView(actor=caller.actor, role=caller.role, rights=tuple(sorted(RIGHTS[caller.role])))
+    session = call.services.sessions.find(caller.session)
+    return CallerView(
+        actor=caller.actor,
+        role=caller.role,
+        rights=tuple(sorted(RIGHTS[caller.role])),
+        session=session.id if session else None,
+        expires_at=instant(session.expires_at) if session else None,
+    )
 
 
 _ID = ("unknown_id",)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bursar.control.access import Access
+from bursar.control.admin_sessions import Sessions
 from bursar.control.admins import Admins
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.budgets import Budgets, BudgetTerms
@@ -46,6 +47,7 @@ class Services:
     directory: Directory
     history: History
     admins: Admins
+    sessions: Sessions
     owners: Owners
     teams: Teams
     keys: Keys

@@ -83,7 +83,7 @@ class Door:
         known = self._recognise(given)
         if known is not None:
             return known
-        await self._punish(peer)
+        await self.slow(peer)
         parsed = parse(given)
         message = (
             "This is a virtual key: it calls models, it does not administer" if parsed and parsed.kind == "key" else ""
@@ -91,8 +91,8 @@ class Door:
         hint = "Use the token in admin.token in the data folder"
         raise Refusal("admin_token_invalid", message or "This is not the admin token of this node", hint)
 
-    async def _punish(self, peer: str) -> None:
-        """Count the failure, and let it wait."""
+    async def slow(self, peer: str) -> None:
+        """Count a wrong guess, and let it wait. Raises Refusal(too_many_guesses) when too many wait."""
         now = self._clock.monotonic()
         self._recent = self._recent + 1 if now - self._last_failure < _FORGET_AFTER_S else 1
         self._last_failure = now

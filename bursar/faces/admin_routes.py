@@ -12,6 +12,7 @@ from bursar.faces import (
     admin_map,
     admin_restore,
     admin_secrets,
+    admin_sessions,
     admin_trust,
     admin_vault,
 )
@@ -248,6 +249,7 @@ ROUTES: tuple[Route, ...] = (
     *admin_fleet.ROUTES,
     *admin_audit.ROUTES,
     *admin_admins.ROUTES,
+    *admin_sessions.ROUTES,
     *admin_vault.ROUTES,
     *admin_history.ROUTES,
     *admin_trust.ROUTES,

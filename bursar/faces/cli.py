@@ -14,6 +14,7 @@ from bursar.faces.cli_backup import BackupDesk, add_backup
 from bursar.faces.cli_fleet import add_nodes
 from bursar.faces.cli_history import add_history
 from bursar.faces.cli_keys import keys_group
+from bursar.faces.cli_login import add_login, sessions_group
 from bursar.faces.cli_map import add_map
 from bursar.faces.cli_money import add_usage, budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
@@ -86,6 +87,8 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(admins_group(locate), name="admins")
     add_whoami(app, locate)
     add_nodes(app, locate)
+    add_login(app, locate)
+    app.add_typer(sessions_group(locate), name="sessions")
     add_history(app, locate)
     app.add_typer(trust_group(locate), name="trust")
     app.add_typer(tokens_group(locate), name="tokens")

@@ -27,6 +27,8 @@ def add_whoami(app: typer.Typer, locate: Locate) -> None:
         """Show as whom the admin API takes you, and what you may do."""
         found = terminal.api.call("GET", "/whoami")
         facts = {"actor": found["actor"], "role": found["role"], "rights": ", ".join(found["rights"])}
+        if found["session"]:
+            facts["session"] = f"{found['session']}, until {found['expires_at']}"
         terminal.one(found, facts)
 
 

@@ -24,6 +24,7 @@ from bursar.core.strict import Fault, Faults
 from bursar.core.units import parse_duration, usd_to_pico
 from bursar.faces.client import AdminClient, ApiRefusal, NotReachable, Preview
 from bursar.faces.edits import write_preview
+from bursar.faces.session_file import SessionFile
 from bursar.faces.tables import Column, card, table, write
 
 OK, REFUSED, USAGE, NOT_REACHABLE, NOT_VERIFIED, CONFIG_FAULTS = range(6)
@@ -87,10 +88,28 @@ class Terminal:
 
     @functools.cached_property
     def api(self) -> AdminClient:
-        return AdminClient(self._url or self.place.admin_url, self._token(), preview=self.preview)
+        return AdminClient(self.admin_url, self._token(), preview=self.preview)
+
+    def login_desk(self, token: Secret | None = None) -> AdminClient:
+        """Where sessions begin, without a token, and end."""
+        return AdminClient(self.admin_url, token or Secret(""), prefix="")
+
+    @functools.cached_property
+    def admin_url(self) -> str:
+        return self._url or self.place.admin_url
+
+    @property
+    def other_token(self) -> str:
+        """What goes before the session of a login: the name of a variable or file; "" = nothing does."""
+        if os.environ.get("BURSAR_ADMIN_TOKEN"):
+            return "BURSAR_ADMIN_TOKEN"
+        path = self.place.data / "admin.token"
+        return str(path) if os.access(path, os.R_OK) else ""
 
     def _token(self) -> Secret:
-        """From BURSAR_ADMIN_TOKEN, else from the data folder. Never from the command line, where `ps` shows it."""
+        """From BURSAR_ADMIN_TOKEN, else from the data folder, else of a login. Never from the command line, where `ps`
+        shows it.
+        """
         given = os.environ.get("BURSAR_ADMIN_TOKEN")
         if given:
             return Secret(given.strip())
@@ -98,7 +117,10 @@ class Terminal:
         try:
             return Secret(path.read_text().strip())
         except OSError as error:
-            hint = "Start Bursar with `bursar up`, give --data FOLDER, or set BURSAR_ADMIN_TOKEN"
+            session = SessionFile(self.admin_url).read()
+            if session is not None:
+                return session
+            hint = "Start Bursar with `bursar up`, give --data FOLDER, use `bursar login`, or set BURSAR_ADMIN_TOKEN"
             raise Trouble(f"There is no admin token: {path}: {error.strerror}", hint, NOT_REACHABLE) from None
 
     # -- answers

@@ -44,10 +44,12 @@ class AdminClient:
     """`url` is http(s)://host:port. One connection a call: a command makes few.
 
     `undo`: the last change that was made, where it can be taken back. With `preview` the first call that would change
-    something raises Preview instead.
+    something raises Preview instead. `prefix` stands before every path.
     """
 
-    def __init__(self, url: str, token: Secret, timeout: float = 30.0, *, preview: bool = False) -> None:
+    def __init__(
+        self, url: str, token: Secret, timeout: float = 30.0, *, preview: bool = False, prefix: str = PREFIX
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise NotReachable(f"{url} is not the address of an admin API")
@@ -56,6 +58,7 @@ class AdminClient:
         self._token = token
         self._timeout = timeout
         self._preview = preview
+        self._prefix = prefix
         self.undo = ""
 
     def call(self, method: str, path: str, body: object = None, query: Mapping[str, object] | None = None) -> Any:
@@ -63,7 +66,7 @@ class AdminClient:
         preview = self._preview and method != "GET"
         query = {**(query or {}), "preview": "true"} if preview else query
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
-        target = PREFIX + path + (f"?{urlencode(given)}" if given else "")
+        target = self._prefix + path + (f"?{urlencode(given)}" if given else "")
         headers = self._headers()
         raw = None if body is None else json.dumps(body).encode()
         if raw is not None:
@@ -96,7 +99,7 @@ class AdminClient:
         given = {name: value for name, value in query.items() if value not in (None, "")}
         connection = self._connection(_PATIENCE_S)
         try:
-            connection.request("GET", f"{PREFIX}{path}?{urlencode(given)}", headers=self._headers())
+            connection.request("GET", f"{self._prefix}{path}?{urlencode(given)}", headers=self._headers())
             answer = connection.getresponse()
             if answer.status >= 400:
                 raise ApiRefusal(dict(json.loads(answer.read())))
@@ -110,7 +113,8 @@ class AdminClient:
             connection.close()
 
     def _headers(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self._token.reveal()}", "accept": "application/json"}
+        token = self._token.reveal()
+        return {"accept": "application/json", **({"authorization": f"Bearer {token}"} if token else {})}
 
     def _connection(self, timeout: float = 0) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bursar.config import Config, parse_size, parse_span
+from bursar.config import Config
 from bursar.config.checks import check_files
 from bursar.config.load import ConfigFaults, load
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import yaml
 
-from bursar.config import Config, Quirk, Secrets
+from bursar.config import Config, Oidc, Quirk, Secrets
 from bursar.config.load import load
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +46,14 @@ def test_every_field_of_a_secret_store_is_shown(kind: str, fields: Any) -> None:
     (shown,) = yaml.safe_load(text)["secrets"][kind].values()
     missing = [path for path in _fields_of(get_args(fields)[1]) if not _has(shown, path)]
     assert missing == []
+
+
+def test_every_field_of_the_login_is_shown_with_its_default(tmp_path: Path) -> None:
+    text = next(block for block in BLOCKS if block.startswith("admin:"))
+    shown = yaml.safe_load(text)["admin"]["oidc"]
+    assert set(shown) == {field.name for field in msgspec.structs.fields(Oidc)}
+    given = loaded(tmp_path, text).admin.oidc
+    assert given == Oidc(issuer=shown["issuer"], client_id=shown["client_id"], roles=shown["roles"])
 
 
 def _fields_of(kind: type[msgspec.Struct], above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

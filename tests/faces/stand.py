@@ -12,6 +12,7 @@ import uvicorn
 
 from bursar.app.audit_jobs import AuditJobs
 from bursar.control.access import Access
+from bursar.control.admin_sessions import Sessions
 from bursar.control.admins import Admins
 from bursar.control.audit import AuditLog
 from bursar.control.audit_desk import AuditDesk
@@ -182,6 +183,7 @@ class Stand:
             directory=directory,
             history=History(directory),
             admins=Admins(directory, entropy, PEPPER),
+            sessions=Sessions(self.audit, self.clock, entropy, PEPPER),
             owners=Owners(directory),
             teams=Teams(directory),
             keys=Keys(directory, entropy, PEPPER),
@@ -204,7 +206,7 @@ class Stand:
         self.door = Door(
             self.token,
             self.clock,
-            recognise=self.services.admins.recognise,
+            recognise=lambda text: self.services.admins.recognise(text) or self.services.sessions.recognise(text),
             tell=self._tell,
             sleep=self._sleep,
         )
