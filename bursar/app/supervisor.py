@@ -115,6 +115,7 @@ class Supervisor:
         ours |= {wrapper.transit.credential_env.upper() for wrapper in wrappers if wrapper.transit}
         ours |= {sink.secret_env.upper() for sink in self._config.audit.sinks}
         ours |= {self._config.store.url_env.upper()}
+        ours |= {self._config.admin.oidc.client_secret_env.upper()} if self._config.admin.oidc else set()
         clean = {
             name: value
             for name, value in self._env.items()
