@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bursar.config import Config
 from bursar.config.checks import check_files
 from bursar.config.load import ConfigFaults, load
+from bursar.config.spans import parse_size, parse_span
 
 
 def loaded(tmp_path: Path, text: str, env: dict[str, str] | None = None) -> Config:
