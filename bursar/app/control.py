@@ -100,8 +100,7 @@ class Control:
         self._spec, self._env, self._stores = spec, env, stores
         self._folder = Path(spec.data)
         self._clock, self._entropy = SystemClock(), SystemEntropy()
-        self._started_ns = self._clock.now()
-        self._emulated = False
+        self._started_ns, self._emulated = self._clock.now(), False
         self._store, self._pepper, self._admin_token, self._audit_seed, people_secret, fingerprint = stores.vault
         self._secrets = open_stores(spec.config, self._store, env, self._clock, fingerprint)
         self._rates_alone: dict[str, str] = {}  # node -> why its limits are not shared
@@ -159,8 +158,7 @@ class Control:
         ca_file = self._env.get("SSL_CERT_FILE") or None
         self._client = Client(ClientConfig(ca_file=ca_file, max_idle_per_origin=0, max_connections_per_origin=8))
         fetch = Fetcher(self._client, http_loopback=config.tokens.http_loopback)
-        login = build_logins(config, self._env, self._audit, fetch, self._clock, self._entropy, self._pepper)
-        self.sessions, self._logins = login
+        self.login = build_logins(config, self._env, self._audit, fetch, self._clock, self._entropy, self._pepper)
         self.federation = Federation(self._directory, IssuerKeys(fetch, self._clock), marks)
         self.trust = TrustRules(self._directory, http_loopback=config.tokens.http_loopback)
         self.signing = SigningKeys(self._store, self._directory, self._entropy)
@@ -313,22 +311,22 @@ class Control:
         await self._stores.close()
 
     def _admin_server(self) -> uvicorn.Server:
-        known, listen = (self.admins.recognise, self.sessions.recognise), self._spec.config.listen.admin
-        door = build_door(listen, self._admin_token, self._clock, known, self._tell_of_guesses)
+        config, tell = self._spec.config, self._tell_of_guesses
+        door = build_door(config.listen.admin, self._admin_token, self._clock, self.admins, self.login.sessions, tell)
         services = Services(
             directory=self._directory,
             history=History(self._directory),
             admins=self.admins,
-            sessions=self.sessions,
+            sessions=self.login.sessions,
             owners=self.owners,
             teams=self.teams,
             keys=self.keys,
             budgets=self.budgets,
             provider_keys=self.provider_keys,
-            access=Access(self._directory, policy_places(self._spec.config)),
+            access=Access(self._directory, policy_places(config)),
             wrapping_keys=self.wrapping_keys,
             key_map=KeyMap(
-                self._directory, self._secrets.stores, self._stores.ledger, may_reveal=self._spec.config.secrets.reveal
+                self._directory, self._secrets.stores, self._stores.ledger, may_reveal=config.secrets.reveal
             ),
             tag_sheets=TagSheets(self._directory, self.provider_keys),
             prices=self.prices,
@@ -341,7 +339,7 @@ class Control:
             federation=self.federation,
             tokens=self.tokens,
         )
-        return http_server(build_admin(services, door, __version__, self._logins))
+        return http_server(build_admin(services, door, __version__, self.login.logins))
 
     def _metrics_server(self) -> uvicorn.Server:
         return http_server(build_metrics(self._board, self._processes, self._before_scrape))

@@ -1,34 +1,44 @@
 """Builds the door of the admin API from the settings, and the login of people where there is one."""
 
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
+from typing import NamedTuple
 
 from bursar.app.fetching import Fetcher
 from bursar.config import AdminListener, Config, Oidc
 from bursar.config.login import redirect_url_of
 from bursar.control.admin_login import Logins, LoginTerms
 from bursar.control.admin_sessions import Recorder, Sessions
+from bursar.control.admins import Admins
 from bursar.control.issuer_keys import IssuerKeys
 from bursar.control.oidc_provider import OidcProvider
 from bursar.core.directory import TrustRule
 from bursar.core.errors import Refusal
 from bursar.core.roles import Caller
 from bursar.core.secret import Secret
-from bursar.faces.admin_door import LOOPBACK_NAMES, Door, Recognise
+from bursar.faces.admin_door import LOOPBACK_NAMES, Door
 from bursar.ports import Clock, Entropy
+
+
+class Login(NamedTuple):
+    """The sessions of people, and the way into them; None = nobody logs in."""
+
+    sessions: Sessions
+    logins: Logins | None
 
 
 def build_door(
     listen: AdminListener,
     token: Secret,
     clock: Clock,
-    known: Sequence[Recognise],
+    admins: Admins,
+    sessions: Sessions,
     tell: Callable[[int, str], Awaitable[None]],
 ) -> Door:
-    """`known` are asked in turn whose a token is. A listener on all addresses answers to any name."""
+    """A listener on all addresses answers to any name."""
 
     def recognise(text: str) -> Caller | None:
-        return next((caller for ask in known if (caller := ask(text)) is not None), None)
+        return admins.recognise(text) or sessions.recognise(text)
 
     hosts = None if listen.host not in ("127.0.0.1", "::1", "localhost") else {*LOOPBACK_NAMES, *listen.hosts}
     return Door(token, clock, hosts, recognise=recognise, tell=tell)
@@ -42,15 +52,15 @@ def build_logins(
     clock: Clock,
     entropy: Entropy,
     pepper: bytes,
-) -> tuple[Sessions, Logins | None]:
-    """The sessions, and the way into them; None = nobody logs in. The client's secret is taken out of `env`.
+) -> Login:
+    """The client's secret is taken out of `env`.
 
     Raises Refusal(login_off) when the secret that the settings name cannot be had.
     """
     sessions = Sessions(audit, clock, entropy, pepper)
     oidc = config.admin.oidc
     if oidc is None:
-        return sessions, None
+        return Login(sessions, None)
     rule = TrustRule(
         id="login",
         team_id="",
@@ -68,7 +78,7 @@ def build_logins(
         session_s=oidc.session,
     )
     provider = OidcProvider(rule, _secret(oidc, env), IssuerKeys(fetch, clock), fetch, fetch.post, clock)
-    return sessions, Logins(terms, provider, sessions, audit, clock, entropy)
+    return Login(sessions, Logins(terms, provider, sessions, audit, clock, entropy))
 
 
 def _secret(oidc: Oidc, env: MutableMapping[str, str]) -> Secret | None:
