@@ -9,7 +9,7 @@ takes a `dedicated` one, which goes to the server that the URL names.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -68,7 +68,8 @@ class Postgres:
         try:
             yield connection
         except _BROKEN:
-            connection.terminate()
+            with suppress(asyncpg.InterfaceError):  # cut from the other side, the pool has taken it back already
+                connection.terminate()
             raise
         finally:
             await pool.release(connection)

@@ -43,6 +43,7 @@ REFUSALS = {
     "directory_stale",
     "not_ready",
     "secrets_unavailable",  # control was away, and the gateway, just begun, had no lease of a provider key yet
+    "audit_unavailable",  # nor could the release of one be written down
     "upstream_unreachable",
     "upstream_broken",  # the emulator died in the middle of its answer
 }

@@ -109,3 +109,22 @@ async def test_a_slow_statement_ends_at_its_timeout(database: str) -> None:
             await db.execute("SELECT pg_sleep(30)")
     assert refused.value.word == "store_unavailable"
     await node.close()
+
+
+async def test_a_connection_that_the_server_cut_does_not_hide_what_happened(store: Postgres) -> None:
+    """The pool has taken it back by then. A cancellation that became a fault would be lost."""
+
+    async def cut(fault: BaseException) -> None:
+        async with store.connection() as db:
+            pid = await db.fetchval("SELECT pg_backend_pid()")
+            async with store.connection() as other:
+                await other.execute("SELECT pg_terminate_backend($1)", pid)
+            with pytest.raises(asyncpg.InterfaceError):  # noqa: PT012 - until it is known here
+                while True:
+                    db.is_closed()
+                    await asyncio.sleep(0.005)
+            raise fault
+
+    for fault in (TimeoutError("of our own"), asyncio.CancelledError("of our own")):
+        with pytest.raises(type(fault), match="of our own"):
+            await cut(fault)
