@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 
-from bench import audit, money, report, rows, targets, tokens
+from bench import audit, money, rates, report, rows, targets, tokens
 from bench.rows import LARGE, SMALL, Case, Measured
 from bench.secrets_rows import under_rewrap, vault_figures
 from bench.stand import Stand
@@ -36,6 +36,7 @@ def measure(wanted: set[str], cases: int, rounds: int, seconds: float) -> tuple[
     if "f6" in wanted:
         say("F6: money of many nodes")
         measured.f6 = money.measure(seconds)
+        measured.rates = rates.measure(rounds)
     with Stand() as stand:
         bursar = stand.broker.target()
         if "f4" in wanted:  # before the load has grown anything

@@ -63,6 +63,7 @@ def write(measured: Measured, conditions: Mapping[str, str], folder: Path) -> Pa
             *_f4(measured.f4),
             *_f5(measured.f5),
             *_f6(measured.f6),
+            *_rates(measured.rates),
             *_tokens(measured.tokens),
             *_audit(measured.audit),
             *_vault(measured),
@@ -226,6 +227,14 @@ def _f6(found: MoneyMeasured | None) -> list[str]:
     note += f" were booked in {found.recovery_s:.1f} s."
     note += " Bars: ≥ 4,000 /s of three on one hot budget, 1,000 budgets no slower, ≤ 60 µs more, ≤ 5 s."
     return ["## F6: money of many nodes", "", *_table(head, rows), note, ""]
+
+
+def _rates(found: Mapping[str, float]) -> list[str]:
+    if not found:
+        return []
+    rows = [[name, f"{cost:.1f}"] for name, cost in found.items()]
+    note = "The node's own CPU, 64 in flight on one connection, Debian's redis-server. Bar: a hold of tokens ≤ 30 µs."
+    return ["## F6: rates in Redis", "", *_table(["act", "µs"], rows), note, ""]
 
 
 def _tokens(found: Mapping[str, float]) -> list[str]:

@@ -55,6 +55,7 @@ class Measured:
     f4: dict[str, float] = field(default_factory=dict)
     f5: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, float] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
     f6: MoneyMeasured | None = None
     audit: dict[str, float] = field(default_factory=dict)
     vault: dict[str, float] = field(default_factory=dict)

@@ -105,9 +105,7 @@ def _taking(group: typer.Typer, locate: Locate) -> None:
         query = {**_filter(since, until, actor, act, target, outcome), "form": form}
         pieces = _counted(terminal.api.stream("/audit/export", query))
         if out is None:
-            for piece in pieces:
-                sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+            _print_whole(pieces)
             return
         try:
             _write_whole(out, pieces)
@@ -167,6 +165,16 @@ def _counted(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield piece
     if sys.stderr.isatty():
         sys.stderr.write("\n")
+
+
+def _print_whole(pieces: Iterator[bytes]) -> None:
+    """To standard output, until whoever reads it has enough (`| head`): that is no failure."""
+    try:
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
 
 
 def _write_whole(path: Path, pieces: Iterator[bytes]) -> None:

@@ -1,5 +1,6 @@
 """`bursar scan` as a person and as CI meet it."""
 
+import dataclasses
 import json
 import random
 import re
@@ -12,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from bursar.core.key_shapes import SHAPES
-from bursar.faces.cli import Offline, Verified, build_cli
+from bursar.faces.cli import Offline, build_cli
 from bursar.faces.cli_terminal import NOT_VERIFIED, OK, USAGE, Place
 from tests.core.key_samples import samples
 
@@ -24,7 +25,8 @@ def run(*arguments: str, code: int = OK, stdin: bytes | None = None) -> Result:
     def nothing(*_: Any) -> Any:
         raise AssertionError("a scan needs no node")
 
-    offline = Offline(lambda *_: Place(Path(), ""), nothing, nothing, nothing, lambda *_: Verified({}), nothing)
+    parts: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(Offline)), nothing)
+    offline = Offline(**{**parts, "locate": lambda *_: Place(Path(), "")})
     result = CliRunner().invoke(build_cli(offline), ["scan", *arguments], input=stdin, env={"COLUMNS": "200"})
     assert result.exit_code == code, (result.output, result.exception)
     for text in KEYS.values():
