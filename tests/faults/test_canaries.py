@@ -248,6 +248,8 @@ def test_no_page_tells(planted: Broker, canaries: Canaries) -> None:
 
 def paths(broker: Broker, path: str) -> list[str]:
     """A route's path with what is there in the place of its parameter."""
+    if path == "/policy-export":
+        return [f"{path}?target=vault"]
     if "{" not in path:
         return [path]
     if path.startswith("/prices"):
