@@ -15,7 +15,7 @@ Right = Literal[
     "read",  # the directory, balances, usage, status
     "read_audit",
     "approve",  # what waits for a person's yes
-    "operate",  # switch off and on, rotate, store and tag provider keys, set prices: running what is there
+    "operate",  # switch off and on, rotate, store and tag provider keys that were granted: running what is there
     "reveal",  # read a provider key in clear, on a node that lets it out at all
     "administer",  # create, change and remove tenants, budgets and policies
     "manage_admins",  # who may do all this
@@ -33,7 +33,7 @@ MEANING: dict[Role, str] = {
     "viewer": "sees tenants, budgets, usage and status",
     "auditor": "sees that and the audit, changes nothing",
     "approver": "sees tenants, and decides what waits for a yes",
-    "operator": "runs what is there: switches, rotations, provider keys, prices, approvals",
+    "operator": "runs what is there: switches, rotations, approvals, and the provider keys granted to it",
     "admin": "everything, also who else may enter",
 }
 

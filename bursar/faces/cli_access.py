@@ -51,7 +51,9 @@ def add_grants(group: typer.Typer, locate: Locate) -> None:
         path: Annotated[str, typer.Option("--path", help=_PATH)] = "*/*/*/*/*",
         tag: Annotated[
             list[str],
-            typer.Option("--tag", metavar="NAME=VALUE", help="Only keys with this tag.", default_factory=list),
+            typer.Option(
+                "--tag", metavar="NAME=VALUE", help="Only keys with this tag.", default_factory=list, show_default=False
+            ),
         ],
         expires: Expires = None,
     ) -> None:

@@ -16,7 +16,10 @@ from bursar.client.watching import watch
 from bursar.faces.cli_terminal import NOT_REACHABLE, REFUSED, USAGE, Locate, Terminal, Trouble, seconds, troubles, usd
 
 _URL = "http://127.0.0.1:4000"
-Words = Annotated[list[str], typer.Option("--model", help="Only this model or glob. Repeat.", default_factory=list)]
+Words = Annotated[
+    list[str],
+    typer.Option("--model", help="Only this model or glob. Repeat.", default_factory=list, show_default=False),
+]
 
 
 def add_token(app: typer.Typer, locate: Locate) -> None:

@@ -92,7 +92,10 @@ def _adding(group: typer.Typer, locate: Locate) -> None:
             str, typer.Option("--jwks", metavar="URL|PATH|@FILE", help="Its keys; by discovery if left out.")
         ] = "",
         algorithm: Annotated[
-            list[str], typer.Option("--algorithm", help="RS256, ES256 and EdDSA if left out.", default_factory=list)
+            list[str],
+            typer.Option(
+                "--algorithm", help="RS256, ES256 and EdDSA if left out.", default_factory=list, show_default=False
+            ),
         ],
         single_use: Annotated[bool, typer.Option("--single-use", help="Take each token once (by its jti).")] = False,
         life: Annotated[str, typer.Option("--life", help="How long our tokens live, at most 1h.")] = "15m",
