@@ -83,7 +83,13 @@ class _Desk:
         tokens = Tokens(tenants, lambda _: None)
         tokens.issuer, tokens.verify = ISSUER, Ed25519()
         self.node: Any = SimpleNamespace(
-            clock=SystemClock(), digest=digest, tenants=tenants, tokens=tokens, fresh_until=math.inf, proxies=()
+            clock=SystemClock(),
+            digest=digest,
+            tenants=tenants,
+            tokens=tokens,
+            fresh_until=math.inf,
+            proxies=(),
+            paused=False,
         )
         self._flights: dict[str, Any] = {}
 
