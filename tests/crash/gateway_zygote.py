@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from bursar.app import backing
 from bursar.app import gateway as composition
 from bursar.app.logs import set_up_logs
 from bursar.app.spec import NodeSpec
@@ -91,7 +92,7 @@ def lay(fuse: Fuse, faults: Faults) -> None:
     opened = functools.partial(
         Journal.open, trace=fuse.reached, segment_bytes=faults.segment_bytes, files=TearingFiles(fuse)
     )
-    composition.Journal = SimpleNamespace(open=opened)  # type: ignore[assignment,misc]
+    backing.Journal = SimpleNamespace(open=opened)  # type: ignore[assignment,misc]
     if faults.clock:
         composition.SystemClock = functools.partial(MovedClock, faults.clock)  # type: ignore[assignment,misc]
     attempt.settle = before(attempt.settle, fuse, "usage_known")
@@ -130,7 +131,7 @@ def be_gateway(spec: NodeSpec, faults: Faults, stdin: int) -> None:
     lay(fuse, faults)
     gc.enable()
     set_up_logs("gateway")
-    uvloop.run(composition._serve(spec))
+    uvloop.run(composition._serve(spec, backing.open_embedded))
 
 
 def start(order: dict[str, Any]) -> dict[str, Any]:
