@@ -199,6 +199,7 @@ RULES: dict[str, Rule] = {
     "node_name_taken": Rule(409, _INVALID, _INVALID, False, "Another node of the fleet has this name"),
     "directory_changed": Rule(409, _INVALID, _INVALID, True, "The directory was changed by somebody else"),
     "ledger_unreadable": Rule(503, "server_error", "api_error", True, "The ledger's read model stands still"),
+    "decisions_unavailable": Rule(503, "server_error", "api_error", True, "The kept decisions cannot be read"),
     "directory_unavailable": Rule(503, "server_error", "api_error", True, "The directory cannot be written"),
     "internal_error": Rule(500, "server_error", "api_error", True, "Something failed inside Bursar"),
 }
