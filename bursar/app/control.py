@@ -76,7 +76,7 @@ class Control:
         look_at = cases.provider_keys.look_at
         releases = Releases(self._secrets.stores, audit, self._clock, look_at=look_at)
         oauth = OAuth(cases.tokens)
-        self._desk = GatewayDesk(cases.directory, releases, self._restored, audit, oauth, vault.pepper)
+        self._desk = GatewayDesk(cases.directory, releases, self._restored, audit, oauth, vault.pepper, cases.decisions)
         self._link = ControlEnd(self._desk)
         cases.directory.subscribe(self._link.publish)
         cases.directory.on_replaced(self._link.drop)
@@ -118,6 +118,7 @@ class Control:
             self._cases.signing.keep_rotating(self._spec.config.tokens.rotate_every, self._fleet),
             self._fleet.keep(lambda: (self._cases.directory.book.version, len(self._link.sessions))),
         ]
+        works.append(self._cases.decisions.prune_for_ever())
         if self._trail.retention is not None:
             works.append(self._trail.retention.every_day())
         if self._stores.follow is None:
@@ -192,6 +193,7 @@ class Control:
                 *([paused_refusal().message] if self._restored.paused else []),
                 *(f"audit sink {name}: {why}" for name, why in self._trail.log.faults().items()),
                 *(f"secret store {s.name}: {s.message}" for s in self._cases.provider_keys.stores() if s.fault),
+                *([f"decisions are not kept: {why}"] if (why := self._cases.decisions.fault) else []),
                 *(f"node {node} grants its share of limits: {why}" for node, why in self._desk.rates_alone.items()),
             ],
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import uvloop
+from msgspec import structs
 
 from bursar.app import collector
 from bursar.app.backing import OpenBacking, open_embedded
@@ -31,6 +32,8 @@ from bursar.core.ledger import LedgerEvent
 from bursar.core.networks import read_networks
 from bursar.core.tokens import digester
 from bursar.gateway.answer import refusal_body, refusal_headers
+from bursar.gateway.decisions import Decisions
+from bursar.gateway.explain import refused_at_the_door
 from bursar.gateway.freshness import STALE_AFTER_S
 from bursar.gateway.lease import Leases
 from bursar.gateway.node import Answered, Handed, Node
@@ -76,6 +79,7 @@ class Gateway:
             holds=lambda: self.node.tenants.version if self.node.ready else 0,
             on_fresh=self._fresh,
             on_recorded=self._recorded,
+            on_taken=self._taken,
         )
         boot = SystemEntropy().token_bytes(5).hex()
         self._rates = RatesDesk(
@@ -98,6 +102,7 @@ class Gateway:
         )
         self.node.most_top_keys = settings.metrics.top_keys
         self.node.happenings = self._happen
+        self.node.decisions = Decisions(boot, **structs.asdict(settings.explain.record))
         self.node.paused = is_paused(folder)
         if settings.store.kind != "embedded":
             self.node.fresh_until = 0.0
@@ -106,7 +111,7 @@ class Gateway:
         self.node.proxies = read_networks(settings.listen.data.proxies)
         self.node.forwarded_header = settings.listen.data.forwarded_header.lower()
         self.node.control = self._hand_over
-        self._server = Server(_server_config(spec), Pipeline(self.node).serve, _refuse_at_door)
+        self._server = Server(_server_config(spec), Pipeline(self.node).serve, self._refuse_at_door)
         self._tls = TlsFiles(settings.listen.data.tls)
         self._reload: asyncio.Future[None] | None = None
 
@@ -166,6 +171,9 @@ class Gateway:
     def _recorded(self, flush: str) -> None:
         self._uses.recorded(flush)
 
+    def _taken(self, number: int) -> None:
+        self.node.decisions.taken(number)
+
     async def _hand_over(self, handed: Handed) -> Answered:
         request = m.Handed(ask=0, **{name: getattr(handed, name) for name in Handed.__struct_fields__})
         back = await self._link.hand_over(request)
@@ -193,6 +201,7 @@ class Gateway:
             if self.node.paused and not is_paused(Path(self._spec.data)):
                 self.node.paused = False
                 _log.warning("released after a restore: serving again")
+            self.node.decisions.beat()
             self._ship(uses=beats % int(_USES_SECONDS / _SHIP_SECONDS) == 0)
 
     def _ship(self, *, uses: bool) -> None:
@@ -213,6 +222,8 @@ class Gateway:
         for happened in self._happened:
             self._link.send(happened)
         self._happened.clear()
+        if (batch := node.decisions.next(node.clock.now(), self._link.connections)) is not None:
+            self._link.send(m.Decided(batch=batch))
         if uses and (flush := self._uses.next()) is not None:
             self._link.send(m.Uses(counts=flush[1], flush=flush[0]))
 
@@ -224,6 +235,13 @@ class Gateway:
             await asyncio.sleep(0.05)
             self._ship(uses=True)
         await asyncio.sleep(0.05)  # let the link's last frames leave
+
+    def _refuse_at_door(self, refusal: Refusal) -> tuple[int, list[tuple[str, str]], bytes]:
+        """A refusal made before any route is known: OpenAI's shape, which every client can show."""
+        request_id = self.node.next_id()
+        refused_at_the_door(self.node, request_id, refusal)
+        fields = refusal_headers(refusal, "openai", request_id)
+        return refusal.rule.status, fields, refusal_body(refusal, "openai", request_id)
 
     def _alone(self, why: str) -> None:
         self.node.counters.add("bursar_rates_alone_total", (why,))
@@ -276,11 +294,6 @@ def _most_connections(wanted: int) -> int:
     if most < wanted:
         _log.warning("open files are limited: %d client connections instead of %d (see ulimit -n)", most, wanted)
     return most
-
-
-def _refuse_at_door(refusal: Refusal) -> tuple[int, list[tuple[str, str]], bytes]:
-    """A refusal made before any route is known: OpenAI's shape, which every client can show."""
-    return refusal.rule.status, refusal_headers(refusal, "openai", ""), refusal_body(refusal, "openai", "")
 
 
 def main(open_backing: OpenBacking = open_embedded) -> int:

@@ -3,11 +3,13 @@
 import logging
 
 from bursar.control.audit import AuditLog
+from bursar.control.decisions import Decisions
 from bursar.control.directory import Directory
 from bursar.control.metrics import MetricsBoard
 from bursar.control.release import Releases
 from bursar.control.restored import RestoredNode
 from bursar.core.audit import AuditFailed
+from bursar.core.decisions import Batch
 from bursar.core.directory import Delta, Snapshot
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
@@ -29,9 +31,11 @@ class GatewayDesk:
         audit: AuditLog,
         oauth: OAuth,
         pepper: bytes,
+        decisions: Decisions,
     ) -> None:
         self._directory, self._releases, self._restored = directory, releases, restored
         self._audit, self._oauth, self._pepper = audit, oauth, pepper
+        self._decisions = decisions
         self.board = MetricsBoard()
         self.rates_alone: dict[str, str] = {}  # node -> why its limits are not shared
 
@@ -77,6 +81,12 @@ class GatewayDesk:
             await self._audit.append(f"node:{node}", word, subject, facts)
         except AuditFailed as fault:
             _log.error("%s of %s could not be recorded: %s", word, subject, fault.message)
+
+    async def keep_decisions(self, node: str, batch: Batch) -> None:
+        for dropped in batch.dropped:
+            self.board.count("bursar_decisions_dropped_total", (dropped.why,), dropped.count)
+        await self._decisions.take(node, batch)
+        self.board.state("bursar_decisions_lost_total", (), self._decisions.lost)
 
     async def answer(self, request: Handed) -> tuple[int, list[tuple[str, str]], bytes]:
         return await self._oauth.answer(request.path, request.headers, request.body, request.peer)

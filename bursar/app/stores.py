@@ -8,6 +8,7 @@ from bursar.app.spec import NodeSpec
 from bursar.app.vault import Vault
 from bursar.control.audit_desk import Jobs
 from bursar.control.audit_retention import PrunableTrail
+from bursar.control.decisions import DecisionStore
 from bursar.control.directory import Directory, DirectoryStore
 from bursar.control.fleet import Fleet
 from bursar.control.key_map import Uses
@@ -44,6 +45,7 @@ class Stores:
     directory: DirectoryStore
     present: Snapshot  # of the directory
     ledger: Ledger
+    decisions: DecisionStore
     fleet: Fleet
     follow: Follow | None  # None: nobody else changes anything
     close: Callable[[], Awaitable[None]]

@@ -11,6 +11,7 @@ from bursar.app.vault import open_vault
 from bursar.control.fleet import OneNode
 from bursar.ports import Clock, Entropy
 from bursar.stores.audit_db import AuditDb
+from bursar.stores.decisions_db import DecisionsDb
 from bursar.stores.directory_db import DirectoryDb
 from bursar.stores.projection_view import LedgerView
 
@@ -23,8 +24,10 @@ async def open_embedded(spec: NodeSpec, env: MutableMapping[str, str], clock: Cl
     directory = DirectoryDb(folder / "directory.db")
     ledger = LedgerView(folder / "journal", folder / "ledger.db", clock)
 
+    decisions = DecisionsDb(folder / "explain.db")
+
     async def close() -> None:
-        for opened in (trail, ledger, vault.store, directory):
+        for opened in (trail, ledger, vault.store, directory, decisions):
             opened.close()
 
     return Stores(
@@ -35,6 +38,7 @@ async def open_embedded(spec: NodeSpec, env: MutableMapping[str, str], clock: Cl
         directory=directory,
         present=directory.load(),
         ledger=ledger,
+        decisions=decisions,
         fleet=OneNode(),
         follow=None,
         close=close,

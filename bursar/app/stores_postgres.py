@@ -18,6 +18,7 @@ from bursar.control.follow import follow
 from bursar.ports import Clock, Entropy, KeyWrapper
 from bursar.secrets.sealed_postgres import SealedPostgres, sealed_under
 from bursar.stores.audit_postgres import AuditPostgres
+from bursar.stores.decisions_postgres import DecisionsPostgres
 from bursar.stores.directory_postgres import DirectoryPostgres, channel_of
 from bursar.stores.fleet_postgres import FleetPostgres, Identity
 from bursar.stores.ledger_postgres import LedgerPostgres
@@ -25,7 +26,7 @@ from bursar.stores.postgres import Postgres, named_faults
 from bursar.stores.postgres_listen import Listener
 from bursar.stores.postgres_schema import migrate
 
-PARTS = ("fleet", "directory", "secrets", "audit", "money")
+PARTS = ("fleet", "directory", "secrets", "audit", "money", "explain")
 
 
 async def open_postgres(spec: NodeSpec, env: MutableMapping[str, str], clock: Clock, entropy: Entropy) -> Stores:
@@ -58,6 +59,7 @@ async def _open(
         directory=rows,
         present=await rows.snapshot(),
         ledger=LedgerPostgres(store),
+        decisions=DecisionsPostgres(store),
         fleet=fleet,
         follow=_follow(store, clock),
         close=store.close,

@@ -13,6 +13,7 @@ from bursar.config import issuer_of
 from bursar.control.access import Access
 from bursar.control.admins import Admins
 from bursar.control.budgets import Budgets
+from bursar.control.decisions import Decisions
 from bursar.control.directory import Directory
 from bursar.control.federation import Federation
 from bursar.control.history import History
@@ -68,6 +69,7 @@ class UseCases:
         self.prices = Prices(self.directory, load_catalogue(), providers)
         fetch = Fetcher(client, http_loopback=config.tokens.http_loopback)
         self.login = build_logins(config, env, trail.log, fetch, self._clock, self._entropy, pepper)
+        self.decisions = Decisions(stores.decisions, self._clock, keep_s=config.explain.keep, most=config.explain.most)
         self._build_tokens(fetch)
 
     def _build_tokens(self, fetch: Fetcher) -> None:

@@ -214,6 +214,22 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     top_keys: Count = 50  # keys with series of their own; the rest is "other"
 
 
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """How many decisions a second a gateway records; what comes beyond is counted."""
+
+    refused: Count = 20  # of one key's calls that something refused, cut, or would have refused
+    in_all: Count = 200  # ... of all keys' together
+    ordinary: Annotated[int, msgspec.Meta(ge=0)] = 10  # of calls that nothing refused
+
+
+class Explain(msgspec.Struct, frozen=True, kw_only=True):
+    """What `bursar explain` knows of single requests: `explain.db` in the data folder, or the store of the fleet."""
+
+    keep: Seconds = 7 * 86_400
+    most: Count = 200_000  # records, whatever their age; at most half of them ordinary ones
+    record: Record = Record()
+
+
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens that this broker issues at the data port. `issuer` empty = the data port's own address."""
 
@@ -356,6 +372,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     emulator: Literal["auto", "off"] = "auto"  # auto: answers while no provider key is stored
     audit: Audit = Audit()
     metrics: Metrics = Metrics()
+    explain: Explain = Explain()
     tokens: Tokens = Tokens()
     admin: Admin = Admin()
     drain: Seconds = 30  # how long open streams may run on after a stop

@@ -15,6 +15,7 @@ import msgspec
 from bursar.core.calls import Call, DialectName, Purpose, ServerTool
 from bursar.core.directory import Mode
 from bursar.core.ledger_records import Money
+from bursar.core.prices import STANDARD_TIERS
 
 Outcome = Literal[
     "refused",  # by Bursar: nothing was sent, or nothing that the caller has seen
@@ -26,10 +27,17 @@ Outcome = Literal[
 Verdict = Literal["allows", "refuses", "clamps"]
 Control = Literal[
     "key", "networks", "user", "limits", "models", "purposes", "prompt", "max_tokens", "unpriced", "guard", "budgets"
-]  # fmt: skip
+]
 Why = Literal["flood", "buffer", "fault", "store"]
 """Why a decision was counted and not kept: too many a second of one key or in all, the gateway's buffer was full while
 control was away, a fault of ours, or the store could not be written."""
+
+_SEARCHING = {"web_search", "web_search_options", "web_fetch", "file_search", "tool_search", "memory"}
+_RUNNING = {"code_execution", "code_interpreter", "computer_use", "image_generation", "mcp", "bash", "text_editor"}
+_TOOLS = _SEARCHING | _RUNNING
+_REASONS = _TOOLS | {"prediction", "thinking_budget", "mcp_servers", "background"}
+_TIERS = STANDARD_TIERS | {"flex", "priority", "batch", "fast"}
+_UNKNOWN = "unknown"  # stands for a name of the caller's own making
 
 OTHERS = "(others)"  # stands for keys and rules of which there are too many to count each
 HOUR_NS = 3_600 * 10**9
@@ -196,7 +204,7 @@ def number(amount: Money | None) -> int:
 
 
 def facts_of(call: Call) -> CallFacts:
-    """What a replay needs of a call. Names that callers choose are cut short; no text of the prompt is among them."""
+    """What a replay needs of a call. Of what a caller can write only the model's name is kept, cut short."""
     return CallFacts(
         route=call.route,
         dialect=call.dialect,
@@ -210,15 +218,19 @@ def facts_of(call: Call) -> CallFacts:
         n=call.n,
         thinking_budget=call.thinking_budget,
         reasoning=call.reasoning,
-        external_input=call.external_input[:64],
-        server_tools=call.server_tools[:16],
-        unbounded=call.unbounded[:64],
+        external_input=call.external_input,
+        server_tools=tuple(_named(tool) for tool in call.server_tools[:16]),
+        unbounded=_UNKNOWN if call.unbounded and call.unbounded not in _REASONS else call.unbounded,
         unknown_fields=len(call.unknown_fields),
-        service_tier=call.service_tier[:32],
+        service_tier=call.service_tier if call.service_tier in _TIERS else _UNKNOWN,
         cache_write=call.cache_write,
         audio=call.audio,
         overhead_tokens=call.overhead_tokens,
     )
+
+
+def _named(tool: ServerTool) -> ServerTool:
+    return tool if tool.name in _TOOLS else ServerTool(_UNKNOWN, tool.max_uses)
 
 
 def call_of(facts: CallFacts) -> Call:

@@ -15,6 +15,7 @@ from bursar.core.ledger_budget import Budget, Row, forgotten_at
 from bursar.core.ledger_records import (
     MAX_AMOUNT,
     Balance,
+    BudgetStand,
     CorrectRecord,
     DefineRecord,
     EventKind,
@@ -198,6 +199,11 @@ class Ledger:
                 room = 0 if budget.closed else max(0, budget.limit - budget.posted - budget.held)
                 left = room if left is None else min(left, room)
         return left
+
+    def stands(self, budgets: Iterable[str]) -> list[BudgetStand]:
+        """Of those that are counted, as of the windows that are open."""
+        known = (self.budgets.get(budget_id) for budget_id in budgets)
+        return [budget.stand() for budget in known if budget is not None and budget.tracked]
 
     def balances(self, now: int) -> list[Balance]:
         """Of every budget in use, as of `now`."""

@@ -6,6 +6,7 @@ from bursar.core.errors import Refusal
 from bursar.core.ledger_records import (
     Balance,
     BudgetImage,
+    BudgetStand,
     DefineRecord,
     Leg,
     RowImage,
@@ -266,6 +267,21 @@ class Budget:
             held_pico=sum(row.held for row in rows),
             overage_pico=sum(row.overage for row in rows),
             closed=any(row.closed for row in rows) or posted > self.limit,
+        )
+
+    def stand(self) -> BudgetStand:
+        """As of the window that is open."""
+        known = self.definition
+        return BudgetStand(
+            budget_id=known.id,
+            subject=f"{known.subject_kind}/{known.subject}",
+            mode=known.mode,
+            hard=self.hard,
+            limit_pico=self.limit,
+            used_pico=self.posted + self.held,
+            held_pico=self.held,
+            closed=self.closed,
+            ends_ns=None if known.window.kind == "lifetime" else self.end,
         )
 
     # ---- images

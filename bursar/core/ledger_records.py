@@ -86,6 +86,20 @@ class Balance(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     closed: bool
 
 
+class BudgetStand(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Where one budget stands at this instant, as the decider knows it: for explanations, never for decisions."""
+
+    budget_id: str
+    subject: str  # kind/name
+    mode: Mode
+    hard: bool
+    limit_pico: int
+    used_pico: int  # posted and held
+    held_pico: int | None  # None = this node does not know how much of it is held
+    closed: bool
+    ends_ns: int | None  # of the window; None = lifetime
+
+
 class UsageRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Sums over the settled attempts of one group. Amounts are pico-USD; the cost includes overage and corrections."""
 

@@ -186,6 +186,11 @@ class Rates:
         _, remaining, wait = self.tightest((bound,), now)
         return bound.amount, remaining, wait
 
+    def left(self, bound: Bound, now: float) -> tuple[int | None, float]:
+        """(units left, seconds until full) for explanations; None = not known here."""
+        _, remaining, wait = self.view(bound, now)
+        return remaining, wait
+
     def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
         """Of some rates the one that has the least left: (rate, remaining units, seconds until full)."""
         return tightest_of(self._full_at, bounds, now if now > self._now else self._now)

@@ -47,6 +47,8 @@ METRICS: dict[str, Metric] = {
     "bursar_audit_sink_lag_records": Metric("gauge", "Audit records that a sink still lacks", ("sink",)),
     "bursar_audit_sink_records_total": Metric("counter", "Audit records delivered to a sink", ("sink",)),
     "bursar_audit_sink_failures_total": Metric("counter", "Failed deliveries to an audit sink", ("sink",)),
+    "bursar_decisions_dropped_total": Metric("counter", "Decisions counted and not recorded", ("why",)),
+    "bursar_decisions_lost_total": Metric("counter", "Recorded decisions that could not be stored", ()),
     "bursar_guard_total": Metric("counter", "Guard verdicts", ("verdict",)),
 }
 

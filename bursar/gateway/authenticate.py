@@ -25,7 +25,7 @@ class _Digested(NamedTuple):
 
 
 def authenticate(node: Node, flight: Flight) -> None:
-    """Set the flight's plan.
+    """Set the flight's plan, also that of a key which is refused: who it was is known then.
 
     Raises Refusal(key_missing | key_invalid | key_expired | key_disabled | network_not_allowed | directory_stale |
     restore_unacknowledged) or one of the tokens' (token_invalid | token_expired | token_revoked).
@@ -41,15 +41,15 @@ def authenticate(node: Node, flight: Flight) -> None:
         if plan is None:
             check_fresh(node, None)
             raise _unknown(text)
+        flight.plan = plan
     else:
+        plan = flight.plan = found.plan
         if found.expires_at is not None and now >= found.expires_at:
             raise Refusal("key_expired", "This secret of the key has been replaced", "Use the key's new secret")
-        plan = found.plan
     plan.check_alive(now)
     check_fresh(node, None if plan.grant is not None else plan)  # no store's act knows which tokens are revoked
     if plan.networks:
         plan.check_network(caller_of(node, flight.exchange))
-    flight.plan = plan
 
 
 def caller_of(node: Node, exchange: Exchange) -> str:

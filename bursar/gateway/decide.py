@@ -1,6 +1,7 @@
 """Stage 5: ask the policy, with the facts of the first way there is to serve the call."""
 
-from bursar.core.policy import decide
+from bursar.core.explain import shadow_rules
+from bursar.core.policy import Rules, decide
 from bursar.gateway.admit import note_shadow
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Option
@@ -23,8 +24,9 @@ def apply_policy(node: Node, flight: Flight) -> list[Option]:
     )
     flight.allowed = allowed
     flight.model = allowed.billed_as if price is not None else ""
-    for refusal in allowed.shadowed:
-        note_shadow(node, flight, "policy", refusal.word)
+    if allowed.shadowed:
+        for rule in shadow_rules(plan.shadowed or Rules(), call, allowed.shadowed):
+            note_shadow(node, flight, rule.word, rule)
     if allowed.max_tokens_applied is not None:
         flight.headers += f"x-bursar-max-tokens-applied: {allowed.max_tokens_applied}\r\n"
         if allowed.truncated:

@@ -1,11 +1,18 @@
 """One request under way: what each stage has learned so far, and what must be given back at the end."""
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from bursar.core.calls import Call, DialectName, Usage
+from bursar.core.decisions import RuleAsked
+from bursar.core.errors import Refusal
 from bursar.core.policy import Allowed, KeyPlan
 from bursar.gateway.routes import Route
 from bursar.ports import Exchange
+
+if TYPE_CHECKING:
+    from bursar.gateway.price import Priced
 
 
 class Flight(msgspec.Struct, kw_only=True, gc=False):
@@ -22,6 +29,7 @@ class Flight(msgspec.Struct, kw_only=True, gc=False):
     admitted: bool = False  # holds a concurrency lease
     call: Call | None = None
     allowed: Allowed | None = None
+    ways: "list[Priced] | None" = None
     headers: str = ""  # header lines that tell what policy did
     limit_lines: str = ""  # header lines that tell how the limits stand
     # -- for the report
@@ -34,3 +42,5 @@ class Flight(msgspec.Struct, kw_only=True, gc=False):
     usage: Usage | None = None
     cost_pico: int = 0
     cut: bool = False
+    refusal: Refusal | None = None
+    shadow: list[RuleAsked] | None = None  # what rules in shadow would have done

@@ -11,12 +11,13 @@ import msgspec
 
 from bursar.core.calls import Ceiling, Usage
 from bursar.core.ceiling import shrunk_ceiling
+from bursar.core.explain import budget_in_shadow
 from bursar.core.ledger import HoldRequest
 from bursar.core.limits import Bound, Limited, Reservation
 from bursar.core.policy import Shown
 from bursar.core.prices import worst_output_rate
 from bursar.core.restore import paused_refusal
-from bursar.gateway.admit import limit_refusal, note_shadow
+from bursar.gateway.admit import limit_in_shadow, limit_refusal, note_shadow
 from bursar.gateway.answer import limit_headers
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node
@@ -43,8 +44,9 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
         for reservation in taken:
             node.rates.settle(reservation, 0, 0, node.clock.monotonic())
         raise
-    for budget in held.shadow:
-        note_shadow(node, flight, "budgets", budget)
+    for stand in node.money.stands(held.shadow) if held.shadow else ():
+        rule = budget_in_shadow(stand, top.pico if stand.hard else top.expected_pico)
+        note_shadow(node, flight, stand.budget_id, rule)
     return Attempt(
         provider=priced.option.provider,
         price=priced.price,
@@ -83,7 +85,9 @@ async def _take_tokens(
         return
     would = await node.rates.hold(owner, shadowed, inputs, outputs, now, -flight.number)
     if isinstance(would, Limited):
-        note_shadow(node, flight, "limits", would.word)
+        bound = would.bound
+        asked = inputs * bound.of_input + outputs * bound.of_output or 1
+        note_shadow(node, flight, would.word, limit_in_shadow(node, would, asked))
     else:
         taken.append(would)
 

@@ -11,10 +11,12 @@ from bursar.core.directory import BudgetDef, ProviderKey
 from bursar.core.errors import Refusal
 from bursar.core.estimate import Estimate
 from bursar.core.ledger import Held, HoldRequest, Settlement
+from bursar.core.ledger_records import BudgetStand
 from bursar.core.limits import Bound, Limited, Reservation
 from bursar.core.networks import Network
 from bursar.core.prices import PriceTable
 from bursar.gateway.counters import Counters
+from bursar.gateway.decisions import Decisions
 from bursar.gateway.lease import Leases
 from bursar.gateway.tenants import Tenants
 from bursar.gateway.tokens import Tokens
@@ -37,6 +39,10 @@ class Money(Protocol):
     def void(self, hold_id: int, reason: str) -> None: ...
 
     def room(self, budgets: Sequence[str]) -> int | None: ...
+
+    def stands(self, budgets: Sequence[str]) -> list[BudgetStand]:
+        """Where these stand, as far as this node knows, for explanations."""
+        ...
 
     @property
     def open_holds(self) -> int: ...
@@ -69,6 +75,10 @@ class Rates(Protocol):
     def release(self, lease_id: int) -> None: ...
 
     def give_back(self, lease_id: int) -> None: ...
+
+    def left(self, bound: Bound, now: float) -> tuple[int | None, float]:
+        """(units left, seconds until full) as last seen, for explanations; None = not known here."""
+        ...
 
     def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
         """Of some rates the one that has the least left, as last seen: (rate, remaining units, seconds until full)."""
@@ -173,7 +183,7 @@ class Drains:
 
 
 class Node:
-    """No logic: attributes only."""
+    """Attributes, and no logic."""
 
     def __init__(  # noqa: PLR0913 - one keyword a doorway
         self,
@@ -203,6 +213,7 @@ class Node:
         self.digest = digest
         self.estimate = Estimate()
         self.counters = Counters()
+        self.decisions = Decisions(boot)
         self.tenants = Tenants(money.define)
         self.tokens = Tokens(self.tenants, money.define)
         self.proxies: tuple[Network, ...] = ()  # whose word on the caller's address is taken
@@ -220,3 +231,8 @@ class Node:
         self.fresh_until = math.inf  # monotonic seconds; in a fleet, moved on while the store answers
         self.top_keys: set[str] = set()
         self.most_top_keys = 50
+
+    def next_id(self) -> str:
+        """Of a request: this process' life and a number in it."""
+        self.flights += 1
+        return f"req_{self.boot}{self.flights:010x}"

@@ -10,7 +10,7 @@
      8 hold           tokens per minute and all budgets, one act, durable before anything is dispatched
      9 attempt        lease a provider key, send, stream back, meter, cut
     10 settle         post, void or keep the hold; tokens given back
-    11 report         counted when the answer has left
+    11 report         counted, and what was decided put on record, when the answer has left
 
 8 to 10 happen once an attempt, inside `run_attempts`. What 3 took is given back in `finally`, whatever happened.
 The task is the connection's own and is not cancelled when the caller leaves: settlement cannot be lost with him.
@@ -24,6 +24,7 @@ from bursar.gateway.admit import admit, leave
 from bursar.gateway.attempt import run_attempts
 from bursar.gateway.authenticate import authenticate
 from bursar.gateway.decide import apply_policy
+from bursar.gateway.explain import explain
 from bursar.gateway.flight import Flight
 from bursar.gateway.guard import guard
 from bursar.gateway.hand_over import hand_over
@@ -50,10 +51,10 @@ class Pipeline:
         if exchange.path in VITALS:
             vital_sign(node, exchange)
             return
-        node.flights += 1
+        request_id = node.next_id()
         flight = Flight(
             exchange=exchange,
-            request_id=f"req_{node.boot}{node.flights:010x}",
+            request_id=request_id,
             number=node.flights,
             started=exchange.received,
             dialect=dialect_of_path(exchange.path),
@@ -70,6 +71,7 @@ class Pipeline:
         finally:
             leave(node, flight)
             report(node, flight)
+            explain(node, flight)
 
     async def _way(self, node: Node, flight: Flight) -> None:
         exchange = flight.exchange
@@ -93,13 +95,15 @@ class Pipeline:
         flight.plan = node.tenants.current(flight.plan)  # a body may take its time, and the rules may change meanwhile
         options = apply_policy(node, flight)
         await guard(node, flight)
-        await run_attempts(node, flight, price(node, flight, options))
+        flight.ways = price(node, flight, options)
+        await run_attempts(node, flight, flight.ways)
 
 
 def refuse(flight: Flight, refusal: Refusal) -> None:
     """Answer with a refusal in the caller's dialect; once an answer has begun, break it off visibly instead."""
     flight.word = refusal.word
     flight.status = refusal.rule.status
+    flight.refusal = refusal
     exchange = flight.exchange
     if exchange.gone:
         return

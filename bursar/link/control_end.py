@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from bursar.core.decisions import Batch
 from bursar.core.directory import Delta, Snapshot
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
@@ -54,6 +55,10 @@ class Services(Protocol):
         ...
 
     def count(self, node: str, delta: MetricsDelta) -> None: ...
+
+    async def keep_decisions(self, node: str, batch: Batch) -> None:
+        """Never raises: what cannot be kept is counted."""
+        ...
 
     async def answer(self, request: m.Handed) -> tuple[int, list[tuple[str, str]], bytes]:
         """A request at the data port -> status, fields, body. Never raises."""
@@ -160,6 +165,8 @@ class ControlEnd:
                 self._start(self._uses(node, message, channel))
             case m.Happened():
                 self._start(self._services.happened(node, message.word, message.subject, message.facts))
+            case m.Decided():
+                self._start(self._decided(node, message.batch, channel))
             case m.Handed():
                 self._start(self._answer(message, channel))
             case m.Applied():
@@ -189,6 +196,10 @@ class ControlEnd:
     async def _uses(self, node: str, uses: m.Uses, channel: Channel[m.ToControl]) -> None:
         if await self._services.count_uses(node, uses.counts, uses.flush):
             channel.send(m.UsesRecorded(flush=uses.flush))
+
+    async def _decided(self, node: str, batch: Batch, channel: Channel[m.ToControl]) -> None:
+        await self._services.keep_decisions(node, batch)
+        channel.send(m.DecisionsTaken(number=batch.number))
 
     async def _answer(self, request: m.Handed, channel: Channel[m.ToControl]) -> None:
         status, fields, body = await self._services.answer(request)

@@ -39,6 +39,7 @@ class GatewayEnd:
         holds: Callable[[], int] = lambda: 0,
         on_fresh: Callable[[float, int], None] = lambda _at, _nodes: None,
         on_recorded: Callable[[str], None] = lambda _flush: None,
+        on_taken: Callable[[int], None] = lambda _number: None,
     ) -> None:
         """`holds`: the directory version of this gateway, 0 for none; from it on changes are enough."""
         self._path = path
@@ -49,12 +50,14 @@ class GatewayEnd:
         self._holds = holds
         self._on_fresh = on_fresh
         self._on_recorded = on_recorded
+        self._on_taken = on_taken
         self._channel: Channel[m.ToGateway] | None = None
         self._asks: dict[int, asyncio.Future[Granted]] = {}
         self._handed: dict[int, asyncio.Future[m.HandedBack]] = {}
         self._numbers = itertools.count(1)
         self._pause = _FIRST_RETRY  # before the next attempt; short again after each welcome
         self.connected = asyncio.Event()
+        self.connections = 0  # how often it came about
 
     async def run(self) -> None:
         """Hold the link until cancelled."""
@@ -137,10 +140,10 @@ class GatewayEnd:
                 self._answer(message.ask, refusal)
             case m.UsesRecorded():
                 self._on_recorded(message.flush)
+            case m.DecisionsTaken():
+                self._on_taken(message.number)
             case m.HandedBack():
-                handed = self._handed.get(message.ask)
-                if handed is not None and not handed.done():
-                    handed.set_result(message)
+                self._hand_back(message)
             case m.LeaseRevoked():
                 self._on_revoked(message.secret_id, message.version)
 
@@ -149,6 +152,7 @@ class GatewayEnd:
             self._on_welcome(welcome.snapshot, welcome.pepper)
         self._channel = channel
         self._pause = _FIRST_RETRY
+        self.connections += 1
         channel.send(m.Applied(version=self._holds() if welcome.snapshot is None else welcome.snapshot.version))
         self.connected.set()
 
@@ -160,6 +164,11 @@ class GatewayEnd:
             waiting.set_exception(outcome)
         else:
             waiting.set_result(outcome)
+
+    def _hand_back(self, message: m.HandedBack) -> None:
+        handed = self._handed.get(message.ask)
+        if handed is not None and not handed.done():
+            handed.set_result(message)
 
     def _fail_asks(self) -> None:
         for waiting in self._asks.values():

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from bursar.core.decisions import Batch
 from bursar.core.directory import Delta, Snapshot
 from bursar.core.telemetry import MetricsDelta
 
@@ -44,6 +45,12 @@ class Uses(Message):
 
 class Metrics(Message):
     delta: MetricsDelta
+
+
+class Decided(Message):
+    """Decisions of single requests. Sent once a connection until DecisionsTaken says that control has dealt with it."""
+
+    batch: Batch
 
 
 class Handed(Message):
@@ -123,6 +130,12 @@ class UsesRecorded(Message):
     flush: str
 
 
+class DecisionsTaken(Message):
+    """The batch of this number was kept, or could not be: it need not come again."""
+
+    number: int
+
+
 class HandedBack(Message):
     """A whole HTTP answer; it may hold a token."""
 
@@ -142,5 +155,7 @@ class LeaseRevoked(Message):
     version: int
 
 
-ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened | Handed
-ToGateway = Welcome | Changed | Fresh | LeaseGranted | LeaseRefused | LeaseRevoked | UsesRecorded | HandedBack
+ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened | Handed | Decided
+ToGateway = (
+    Welcome | Changed | Fresh | LeaseGranted | LeaseRefused | LeaseRevoked | UsesRecorded | HandedBack | DecisionsTaken
+)

@@ -9,7 +9,8 @@ The parts are copied in an order in which each later one knows at least what an 
     audit        every act that the other parts show has its record (the audit is written first)
     people       the keys of the persons in the audit: a key is made before the record that needs it
 
-What is left out can be made anew (`ledger.db`, `audit.jsonl`, `admin.token`) or must never be in it (`wrapping.key`).
+What is left out can be made anew (`ledger.db`, `audit.jsonl`, `admin.token`), is only there to explain what is past
+(`explain.db`), or must never be in it (`wrapping.key`).
 """
 
 import io

@@ -85,7 +85,8 @@ class DecisionsPostgres:
 
     async def dropped(self, since_hour: int) -> list[Dropped]:
         """What was not kept since then."""
-        return [Dropped(*row) for row in await self._fetch(_DROPPED, since_hour)]
+        rows = await self._fetch(_DROPPED, since_hour)
+        return [Dropped(row["hour"], row["key_id"], row["why"], row["count"]) for row in rows]
 
     async def prune(self, before_ns: int, before_hour: int, most: int) -> int:
         """Take away what is older, and the oldest of too many; at most half are ordinary ones. The number taken."""
@@ -122,7 +123,7 @@ def _place(it: ShadowSum) -> tuple[int, str, str, str, str, str, str]:
 
 
 def _sum(row: Mapping[str, Any]) -> ShadowSum:
-    amounts = {f"{name}_pico": str(int(row[name])) for name in ("expected", "ceiling", "cost", "saved")}
+    amounts: dict[str, Any] = {f"{name}_pico": str(int(row[name])) for name in ("expected", "ceiling", "cost", "saved")}
     names = ("hour", "team_id", "key_id", "control", "rule", "verdict", "word", "calls")
     return ShadowSum(**{name: row[name] for name in names}, **amounts)
 

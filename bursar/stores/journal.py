@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 from bursar.core.directory import BudgetDef
 from bursar.core.errors import Refusal
 from bursar.core.ledger import Balance, Held, HoldRequest, Ledger, LedgerEvent, Settlement
-from bursar.core.ledger_records import CorrectRecord, Record
+from bursar.core.ledger_records import BudgetStand, CorrectRecord, Record
 from bursar.ports import Clock
 from bursar.stores.journal_power import GroupCommit
 from bursar.stores.journal_recovery import begin, encode, find_hold, replay
@@ -233,6 +233,9 @@ class Journal:
         self._open_windows(budgets, self._clock.now())
         return self._ledger.room(budgets)
 
+    def stands(self, budgets: Sequence[str]) -> list[BudgetStand]:
+        return self._ledger.stands(budgets)
+
     def balances(self) -> list[Balance]:
         return self._ledger.balances(self._clock.now())
 
@@ -316,12 +319,8 @@ class Journal:
         self.flush()
 
     def _unavailable(self) -> Refusal:
-        return Refusal(
-            "store_unavailable",
-            "the money journal cannot be written, so nothing may be spent",
-            "Free space or mend the disk below the data folder; it opens again by itself.",
-            1.0,
-        )
+        hint = "Free space or mend the disk below the data folder; it opens again by itself."
+        return Refusal("store_unavailable", "the money journal cannot be written, so nothing may be spent", hint, 1.0)
 
     # ---- segments
 

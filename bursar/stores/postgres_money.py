@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bursar.core.directory import BudgetDef
 from bursar.core.ledger import Balance, Held, HoldRequest, Ledger, LedgerEvent, Settlement, nonsense
-from bursar.core.ledger_records import MAX_AMOUNT
+from bursar.core.ledger_records import MAX_AMOUNT, BudgetStand
 from bursar.stores.postgres import AWAY, Postgres, named_faults, said
 from bursar.stores.postgres_money_act import Answer, post, unreconciled, void
 from bursar.stores.postgres_money_budgets import Budgets, load_all
@@ -167,6 +167,10 @@ class PostgresMoney:
     def room(self, budgets: Sequence[str]) -> int | None:
         """Pico-USD left in the tightest of these hard budgets, as this node last heard; the hold decides."""
         return self._budgets.room(budgets)
+
+    def stands(self, budgets: Sequence[str]) -> list[BudgetStand]:
+        """As this node last heard."""
+        return self._budgets.stands(budgets)
 
     async def balances(self) -> list[Balance]:
         """Of every budget in use, now. Raises Refusal."""

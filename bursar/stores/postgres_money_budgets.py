@@ -17,6 +17,7 @@ from bursar.core.ledger import HoldRequest, Ledger
 from bursar.core.ledger_budget import Budget
 from bursar.core.ledger_records import (
     BudgetImage,
+    BudgetStand,
     CorrectRecord,
     DefineRecord,
     Leg,
@@ -215,6 +216,14 @@ class Budgets:
             if budget.hard and budget.enforced and budget.tracked:
                 left = known.room if left is None else min(left, known.room)
         return left
+
+    def stands(self, budgets: Iterable[str]) -> list[BudgetStand]:
+        """Of those that are counted: limits as they are, what is used as the last answer said."""
+        known = [it for name in budgets if (it := self.known.get(name)) is not None and it.budget.tracked]
+        return [
+            msgspec.structs.replace(it.budget.stand(), used_pico=max(0, it.budget.limit - it.room), held_pico=None)
+            for it in known
+        ]
 
     def seen(self, numbers: Sequence[int], rooms: Sequence[int]) -> None:
         """What an act's answer said."""

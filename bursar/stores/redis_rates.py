@@ -216,6 +216,15 @@ class RedisRates:
 
     # ---- looking
 
+    def left(self, bound: Bound, now: float) -> tuple[int | None, float]:
+        """As last seen. Slots that other nodes hold are counted in Redis alone."""
+        if not self.link.up:
+            return self._share.left(bound, now)
+        if bound.unit == "concurrency":
+            return None, 0.0
+        _, remaining, wait = tightest_of(self._full_at, (bound,), now)
+        return remaining, wait
+
     def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
         if self.link.up:
             return tightest_of(self._full_at, bounds, now)

@@ -50,6 +50,11 @@ class ShareRates:
     def give_back(self, lease_id: int) -> None:
         self._rates.give_back(lease_id)
 
+    def left(self, bound: Bound, now: float) -> tuple[int | None, float]:
+        """Of this node's share."""
+        (shared,) = self._of((bound,))
+        return self._rates.left(shared, now)
+
     def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
         """The rate by its own name and size; what is left, of this node's share."""
         shares = self._of(bounds)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bursar.core.decisions import Batch
 from bursar.core.directory import Delta, Owner, Snapshot
 from bursar.core.errors import Refusal
 from bursar.core.secret import Secret
@@ -40,6 +41,7 @@ class Services:
         self.uses: list[tuple[str, int, int]] = []
         self.counted: list[MetricsDelta] = []
         self.told: list[tuple[str, str, str, dict[str, str | int]]] = []
+        self.batches: list[tuple[str, Batch]] = []
 
     def snapshot(self) -> Snapshot:
         return Snapshot(version=self.version, owners=[Owner(id="o", name="O")])
@@ -73,6 +75,11 @@ class Services:
     async def happened(self, node: str, word: str, subject: str, facts: dict[str, str | int]) -> None:
         self.told.append((node, word, subject, facts))
 
+    async def keep_decisions(self, node: str, batch: Batch) -> None:
+        self.batches.append((node, batch))
+        if self.hangs:
+            await asyncio.Event().wait()
+
     async def answer(self, request: m.Handed) -> tuple[int, list[tuple[str, str]], bytes]:
         self.handed += 1
         if self.hangs:
@@ -92,6 +99,7 @@ class Pair:
         self.versions: list[int] = []
         self.revoked: list[tuple[str, int]] = []
         self.recorded: list[str] = []
+        self.taken: list[int] = []
         self.gateway = GatewayEnd(
             path,
             m.Hello(node="n1", pid=7),
@@ -100,6 +108,7 @@ class Pair:
             on_revoked=lambda *what: self.revoked.append(what),
             holds=lambda: self.versions[-1] if self.versions else 0,
             on_recorded=self.recorded.append,
+            on_taken=self.taken.append,
         )
         self.task: asyncio.Task[None] | None = None
 
@@ -532,3 +541,23 @@ async def test_a_control_that_dies_meanwhile_leaves_nobody_waiting(pair: Pair) -
     with pytest.raises(Refusal) as refused:
         await waiting
     assert refused.value.word == "control_unavailable"
+
+
+# ---- decisions -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_of_decisions_is_answered_when_control_has_dealt_with_it(pair: Pair) -> None:
+    await pair.up()
+    sent = Batch(session="b", number=7, at_ns=5, records=[b"one", b"two"])
+    assert pair.gateway.send(m.Decided(batch=sent))
+    await until(lambda: pair.taken)
+    assert pair.taken == [7]
+    assert pair.services.batches == [("n1", sent)]
+    pair.services.hangs = True
+    assert pair.gateway.send(m.Decided(batch=sent))
+    await until(lambda: len(pair.services.batches) == 2)
+    assert pair.taken == [7]
+    before = pair.gateway.connections
+    await pair.down()
+    await pair.up()
+    assert pair.gateway.connections == before + 1  # by which a gateway knows to send it again
