@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from bursar.config.explain import Explain
 from bursar.config.spans import Seconds, Size
 from bursar.core.roles import Role
 
@@ -212,22 +213,6 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     top_keys: Count = 50  # keys with series of their own; the rest is "other"
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """How many decisions a second a gateway records; what comes beyond is counted."""
-
-    refused: Count = 20  # of one key's calls that something refused, cut, or would have refused
-    in_all: Count = 200  # ... of all keys' together
-    ordinary: Annotated[int, msgspec.Meta(ge=0)] = 10  # of calls that nothing refused
-
-
-class Explain(msgspec.Struct, frozen=True, kw_only=True):
-    """What `bursar explain` knows of single requests: `explain.db` in the data folder, or the store of the fleet."""
-
-    keep: Seconds = 7 * 86_400
-    most: Count = 200_000  # records, whatever their age; at most half of them ordinary ones
-    record: Record = Record()
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):
