@@ -367,7 +367,7 @@ BUILTIN_PROVIDERS: dict[str, dict[str, object]] = {
     "openai": {
         "dialect": "openai",
         "base_url": "https://api.openai.com/v1",
-        "models": ["gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "codex-*", "text-embedding-*"],
+        "models": ["gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "codex-*", "text-embedding-*", "davinci-*", "babbage-*"],
     },
     "anthropic": {
         "dialect": "anthropic",

@@ -25,7 +25,7 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     `body` is kept as received; the dialect rewrites it from parsed values only when something governed changes.
     """
 
-    route: str  # "chat" | "messages" | "count_tokens" | ...
+    route: str  # "chat" | "completions" | "embeddings" | "messages" | "count_tokens" | ...
     dialect: DialectName
     purpose: Purpose
     model: str
@@ -36,7 +36,10 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     messages: int  # count of messages
     max_tokens: int | None = None  # the LARGEST explicit output cap found (max_tokens, max_completion_tokens, ...)
     max_tokens_field: str = ""  # the field that carried it ("" = none)
-    n: int = 1  # choices asked for
+    n: int = 1  # choices asked for, of all prompts together, also those that are billed and not shown
+    prompts: int = 1  # read each by itself, in a context window of its own
+    writes: bool = True  # False: it has no output at all, and needs no cap (embeddings)
+    echo_bytes: int = 0  # UTF-8 bytes of the prompts that the answer may repeat
     wants_usage: bool = False  # the caller itself asked for usage events in the stream
     thinking_budget: int = 0  # tokens the caller set aside for hidden reasoning (Anthropic thinking.budget_tokens)
     reasoning: bool = False  # hidden reasoning was asked for explicitly

@@ -33,12 +33,14 @@ _BYTES_PER_TOKEN = 3  # of visible output, for soft budgets: a little dearer tha
 def input_ceiling(call: Call, price: Price) -> int:
     """The most input tokens that the body, or what it refers to, can become in one round.
 
-    Byte-level tokenizers make at most one token of a byte; nothing is larger than the context window.
+    Byte-level tokenizers make at most one token of a byte; no prompt is larger than the context window.
     """
-    if call.external_input and price.context_window is not None:
-        return price.context_window
-    tokens = call.input_bytes + call.overhead_tokens + _PER_REQUEST + _PER_MESSAGE * call.messages
     window = price.context_window
+    if window is not None and call.prompts > 1:
+        window *= call.prompts
+    if call.external_input and window is not None:
+        return window
+    tokens = call.input_bytes + call.overhead_tokens + _PER_REQUEST + _PER_MESSAGE * call.messages
     return tokens if window is None or tokens < window else window
 
 
@@ -50,7 +52,7 @@ def unbounded_reason(
         return f"{call.unbounded} has no finite cost"
     if call.unknown_fields and not allow_unknown:
         return f"the field {call.unknown_fields[0]!r} is not known and could raise the price"
-    if call.n <= 0 or output_cap <= 0:
+    if call.n <= 0 or (output_cap <= 0 and call.writes):
         return "the output is not capped"
     if call.server_tools and (reason := _unbounded_tool(call, price, tool_cap)):
         return reason

@@ -112,6 +112,7 @@ async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: U
         meter,
         node.splitter(),
         allowance=_allowance(flight.call, flight.allowed),
+        echo=flight.call.echo_bytes,
         monotonic=node.clock.monotonic,
         on_input=lambda: shrink(node, flight, attempt, meter.input_usage),
     )

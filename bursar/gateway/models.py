@@ -9,6 +9,7 @@ from bursar.gateway.node import Node, Provider
 from bursar.gateway.price import served
 
 _CREATED = 0  # neither price table nor configuration knows when a model was made
+_PURPOSES = ("inference", "embedding")
 _CREATED_TEXT = "1970-01-01T00:00:00Z"
 
 
@@ -33,8 +34,10 @@ def usable_models(node: Node, flight: Flight) -> dict[str, str]:
         for model in _names(node, provider):
             if model not in found and plan.allows_model(model) and served(provider, model)[0]:
                 priced_as = served(provider, model)[1]
-                asked = provider.name, priced_as, plan.team_id, "inference"
-                if provider.auth == "none" or rank_keys(keys, *asked, node.tenants.use_grants):
+                asked = provider.name, priced_as, plan.team_id
+                if provider.auth == "none" or any(
+                    rank_keys(keys, *asked, purpose, node.tenants.use_grants) for purpose in _PURPOSES
+                ):
                     found[model] = provider.name
     return found
 

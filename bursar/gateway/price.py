@@ -88,8 +88,11 @@ def _nobody(node: Node, call: Call) -> Refusal:
     if any(served(p, call.model)[0] for p in node.providers if p.dialect.name == call.dialect):
         return Refusal(
             "no_provider_key",
-            f"No provider key may be used for the model {call.model[:100]!r} by this team",
-            "Whoever runs this broker can store or tag one: `bursar secrets put`, `bursar secrets tag`",
+            f"No provider key may be used for {call.purpose} with the model {call.model[:100]!r} by this team",
+            "Whoever runs this broker can store or tag one: `bursar secrets put`,"
+            f" `bursar secrets tag ID purpose=inference,{call.purpose}`"
+            if call.purpose != "inference"
+            else "Whoever runs this broker can store or tag one: `bursar secrets put`, `bursar secrets tag`",
         )
     return Refusal("model_not_found", f"No provider serves the model {call.model[:100]!r} here", "See GET /v1/models")
 

@@ -20,10 +20,11 @@ CUT_WORD = "allowance_reached"
 class Relay:
     """Between one upstream response and one caller.
 
+    `allowance`: output tokens, 0 = not capped; `echo`: bytes of the prompt that may come before them.
     `first_event`, `cut` and `stopped` tell afterwards what happened.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword a fact
         self,
         exchange: Exchange,
         response: UpstreamResponse,
@@ -31,6 +32,7 @@ class Relay:
         splitter: EventSplitter,
         *,
         allowance: int,
+        echo: int = 0,
         monotonic: Callable[[], float],
         on_input: Callable[[], None],
     ) -> None:
@@ -38,7 +40,7 @@ class Relay:
         self._response = response
         self._splitter = splitter
         self._allowance = allowance
-        self._most_bytes = allowance * _BYTES_PER_TOKEN + _SLACK_BYTES if allowance else 0
+        self._most_bytes = allowance * _BYTES_PER_TOKEN + _SLACK_BYTES + echo if allowance else 0
         self._monotonic = monotonic
         self._on_input = on_input
         self._input_told = False

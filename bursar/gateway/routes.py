@@ -14,6 +14,8 @@ class Route(NamedTuple):
 
 
 _CHAT = Route("chat", "openai", "inference", "metered")
+_COMPLETIONS = Route("completions", "openai", "inference", "metered")
+_EMBEDDINGS = Route("embeddings", "openai", "embedding", "metered")
 _MESSAGES = Route("messages", "anthropic", "inference", "metered")
 _COUNT = Route("count_tokens", "anthropic", "inference", "metered")
 _MODELS = Route("models", "openai", "inference", "models")
@@ -21,6 +23,8 @@ _HANDED = Route("oauth", "openai", "inference", "handed")  # control answers it
 
 ROUTES: dict[str, dict[str, Route]] = {
     "/v1/chat/completions": {"POST": _CHAT},
+    "/v1/completions": {"POST": _COMPLETIONS},
+    "/v1/embeddings": {"POST": _EMBEDDINGS},
     "/v1/messages": {"POST": _MESSAGES},
     "/v1/messages/count_tokens": {"POST": _COUNT},
     "/v1/models": {"GET": _MODELS},

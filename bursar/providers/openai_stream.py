@@ -1,15 +1,17 @@
-"""Meters a streamed chat completion, chunk by chunk.
+"""Meters a streamed chat completion, or a legacy one, chunk by chunk.
 
 Reference: https://platform.openai.com/docs/api-reference/chat/streaming. The chunk with usage comes last, with empty
 `choices`; some servers put usage into the final choice's chunk or, cumulative, into every one.
 """
 
+from typing import Any
+
 import msgspec
 
 from bursar.core.calls import Call, Usage
 from bursar.providers.event_data import data_of
-from bursar.providers.openai_usage import Output, read_counts, visible_bytes
-from bursar.providers.usage_counts import doubt_beside_output, larger
+from bursar.providers.openai_usage import Output, TextChoice, read_counts, visible_bytes
+from bursar.providers.usage_counts import doubt_beside_output, larger, utf8_bytes
 
 _DONE = b"[DONE]"
 _NONE = msgspec.Raw()
@@ -23,6 +25,12 @@ class _Choice(msgspec.Struct, gc=False):
 
 class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
+    usage: msgspec.Raw = _NONE
+    service_tier: str | None = None
+
+
+class _TextChunk(msgspec.Struct, gc=False):
+    choices: list[TextChoice] | None = None
     usage: msgspec.Raw = _NONE
     service_tier: str | None = None
 
@@ -41,6 +49,7 @@ class _Names(msgspec.Struct):
 
 
 _chunk = msgspec.json.Decoder(_Chunk).decode
+_text_chunk = msgspec.json.Decoder(_TextChunk).decode
 _shapeless = msgspec.json.Decoder(_Shapeless).decode
 _names = msgspec.json.Decoder(_Names).decode
 
@@ -65,6 +74,9 @@ class OpenAIMeter:
         "visible_bytes",
     )
 
+    _read: Any = staticmethod(_chunk)
+    _object = "chat.completion.chunk"
+
     def __init__(self, call: Call, *, strip_usage: bool) -> None:
         self.usage: Usage | None = None
         self.interim = False
@@ -87,7 +99,7 @@ class OpenAIMeter:
         if data is None:
             return event
         try:
-            chunk = _chunk(data)
+            chunk = self._read(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return self._feed_unusual(data, event)
         if not self._sample:
@@ -125,7 +137,10 @@ class OpenAIMeter:
         usage, reason = read_counts(raw, self._tier, self._call)
         if usage is not None:
             usage = larger(self._said, usage)
-            reason = doubt_beside_output(usage, self.visible_bytes, self.output_seen)
+            written = max(0, self.visible_bytes - self._call.echo_bytes)
+            reason = doubt_beside_output(
+                usage, written, self.output_seen and (written > 0 or not self._call.echo_bytes)
+            )
         if usage is None or reason:
             self.invalid = "" if self.usage is not None else reason
             return
@@ -164,11 +179,35 @@ class OpenAIMeter:
         still_open = [index for index in range(self._call.n) if index not in self._finished]
         chunk = {
             "id": names.id,
-            "object": "chat.completion.chunk",
+            "object": self._object,
             "created": names.created,
             "model": names.model,
-            "choices": [{"index": index, "delta": {}, "finish_reason": "length"} for index in still_open],
+            "choices": [self._ended_choice(index) for index in still_open],
             "bursar": {"code": word, "message": message},
         }
         self.ended = True
         return b"data: " + msgspec.json.encode(chunk) + b"\n\ndata: [DONE]\n\n"
+
+    def _ended_choice(self, index: int) -> dict[str, Any]:
+        return {"index": index, "delta": {}, "finish_reason": "length"}
+
+
+class TextMeter(OpenAIMeter):
+    """`bursar.ports.StreamMeter` for "completions": the text stands in the choice itself."""
+
+    __slots__ = ()
+
+    _read = staticmethod(_text_chunk)
+    _object = "text_completion"
+
+    def _count(self, choices: list[Any]) -> None:
+        size = 0
+        for choice in choices:
+            size += utf8_bytes(choice.text or "")
+            if choice.finish_reason is not None:
+                self._finished.add(choice.index)
+        if size:
+            self._saw(size)
+
+    def _ended_choice(self, index: int) -> dict[str, Any]:
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": "length"}

@@ -105,6 +105,14 @@ class Output(msgspec.Struct, gc=False):
     audio: Audio | None = None
 
 
+class TextChoice(msgspec.Struct, gc=False):
+    """One choice of a legacy completion, or a piece of it."""
+
+    text: str | None = None
+    index: int = 0
+    finish_reason: str | None = None
+
+
 def visible_bytes(output: Output) -> int:
     """UTF-8 bytes of what a caller can see: text, refusals, shown reasoning, tool names and arguments, transcripts."""
     content = output.content

@@ -174,7 +174,8 @@ def test_each_provider_has_its_twin_at_the_emulator() -> None:
         assert (twin.door.origin.host, twin.door.origin.port) == ("127.0.0.1", 9)
         assert twin.targets == provider.targets
         assert not provider.door.origin.allow_private
-    assert providers[0].targets == {"chat": "/v1/chat/completions"}
+    assert providers[0].targets["chat"] == "/v1/chat/completions"
+    assert providers[0].targets["embeddings"] == "/v1/embeddings"
     assert providers[1].targets["messages"] == "/v1/messages"
 
 
@@ -191,7 +192,7 @@ def test_a_provider_as_configured() -> None:
     config = Config(providers={"ours": ours, "off": off})
     (built,) = build_providers(config, DIALECTS, "")
     assert built.twin is None
-    assert built.targets == {"chat": "/llm/v1/chat/completions"}
+    assert built.targets["chat"] == "/llm/v1/chat/completions"
     assert built.headers == (("x-region", "eu"),)
     assert isinstance(built.door, Door)
     assert (built.door.origin.host, built.door.origin.port, built.door.origin.allow_private) == ("10.0.0.5", 8000, True)

@@ -16,7 +16,7 @@ from bursar.stores.journal_segment import JournalDamaged
 from bursar.stores.projection import Projection
 
 TABLE = load_catalogue()
-PROVIDERS = {"chat": "openai", "messages": "anthropic"}
+PROVIDERS = {"chat": "openai", "completions": "openai", "embeddings": "openai", "messages": "anthropic"}
 
 
 class Attempt(NamedTuple):

@@ -10,7 +10,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 
 from bursar.core.calls import Call, Edits
 from bursar.core.errors import Refusal
-from bursar.providers import openai as dialect_module
+from bursar.providers import openai_chat as dialect_module
 from bursar.providers.openai import OpenAI
 
 DIALECT = OpenAI()

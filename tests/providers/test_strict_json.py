@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bursar.core.errors import Refusal
 from bursar.providers import anthropic as dialect_anthropic
-from bursar.providers import openai as dialect_openai
+from bursar.providers import openai_chat as dialect_openai
 from bursar.providers.anthropic import Anthropic
 from bursar.providers.openai import OpenAI
 from bursar.providers.strict_json import fields_of, objects_of, read_body, unknown_keys

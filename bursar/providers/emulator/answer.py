@@ -2,7 +2,7 @@
 
 import msgspec
 
-from bursar.providers.emulator import anthropic_answers, openai_answers
+from bursar.providers.emulator import anthropic_answers, completions_answers, embeddings_answers, openai_answers
 from bursar.providers.emulator.counts import Counts, count
 from bursar.providers.emulator.generation import generate
 from bursar.providers.emulator.request import Request
@@ -33,6 +33,10 @@ _ANTHROPIC_HEAD = (
 )
 
 
+_OPENAI = frozenset({"chat", "completions", "embeddings"})
+_SHAPES = {"chat": openai_answers, "completions": completions_answers, "messages": anthropic_answers}
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[Step]
     counts: Counts | None  # what it uses; None = never billed
@@ -46,10 +50,13 @@ def answer(request: Request) -> Answer:
     if request.route == "count_tokens":
         body = anthropic_answers.counted(request)
         return Answer(steps=whole_steps(script, _head(request, 200, len(body)), body, 0), counts=None)
-    shape = openai_answers if request.route == "chat" else anthropic_answers
+    if request.route == "embeddings":
+        counts = embeddings_answers.count(request)
+        body = embeddings_answers.whole(request, counts)
+        return Answer(steps=whole_steps(script, _head(request, 200, len(body)), body, 0), counts=counts)
+    shape = _SHAPES[request.route]
     generation = generate(request)
-    choices = (request.body.n or 1) if request.route == "chat" else 1
-    counts = count(request, generation, choices)
+    counts = count(request, generation, _choices(request))
     if request.body.stream:
         steps = stream_steps(script, _head(request, 200, None), shape.events(request, generation, counts))
     else:
@@ -58,28 +65,37 @@ def answer(request: Request) -> Answer:
     return Answer(steps=steps, counts=counts)
 
 
+def _choices(request: Request) -> int:
+    """Answers that are written, also those of `best_of` that are not shown."""
+    body = request.body
+    if request.route == "completions":
+        return (body.best_of or body.n or 1) * len(request.prompts)
+    return (body.n or 1) if request.route == "chat" else 1
+
+
 def _failure(request: Request) -> Answer:
     """A scripted error; a 429 says when to come back."""
     script = request.script
     body = bytes(script.body) or error_body(request.route, script.status)
     head = _head(request, script.status, len(body))
     counts = None
-    if script.bill_error and request.route != "count_tokens":
-        choices = request.body.n or 1
-        counts = count(request, generate(request), choices)
+    if script.bill_error and request.route == "embeddings":
+        counts = embeddings_answers.count(request)
+    elif script.bill_error and request.route != "count_tokens":
+        counts = count(request, generate(request), _choices(request))
     steps = whole_steps(script, head, body, counts.output if counts is not None else 0)
     return Answer(steps=steps, counts=counts, bill_whole=True)
 
 
 def error_body(route: str, status: int, message: str = "") -> bytes:
-    if route == "chat":
+    if route in _OPENAI:
         return openai_answers.error(status, message)
     return anthropic_answers.error(status, message)
 
 
 def _head(request: Request, status: int, length: int | None) -> bytes:
     script = request.script
-    extra = (_OPENAI_HEAD if request.route == "chat" else _ANTHROPIC_HEAD) % request.id.encode()
+    extra = (_OPENAI_HEAD if request.route in _OPENAI else _ANTHROPIC_HEAD) % request.id.encode()
     if script.retry_after is not None:
         extra += b"retry-after: %g\r\n" % script.retry_after
     elif status == 429:

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 
 from bursar.providers.emulator.counts import Counts, lie_about
-from bursar.providers.emulator.generation import TOKEN_BYTES, Generation
-from bursar.providers.emulator.request import Request
+from bursar.providers.emulator.generation import Generation
+from bursar.providers.emulator.request import TOKEN_BYTES, Request
 from bursar.providers.emulator.steps import Event, pieces
 
 MODELS = ("claude-emulated", "claude-emulated-mini")

@@ -24,6 +24,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def count(request: Request, generation: Generation, choices: int) -> Counts:
+    """`choices`: all that are written, shown or not."""
     script = request.script
     tokens = request.input_tokens
     cached = min(script.cached, tokens)

@@ -4,10 +4,9 @@ from typing import Any
 
 import msgspec
 
-from bursar.providers.emulator.request import Request, schema_of, wanted_tool
+from bursar.providers.emulator.request import TOKEN_BYTES, Request, schema_of, wanted_tool
 from bursar.providers.emulator.sample import sample
 
-TOKEN_BYTES = 4
 _WORDS = "all the old cat sat and saw one red fox run far off now she did not ask why but her dog can dig"
 _ACCENTED = "né où là ça dû"
 _LONG = 512  # tokens of text kept ready

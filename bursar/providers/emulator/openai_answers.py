@@ -23,7 +23,7 @@ _ERRORS = {
 }
 
 
-def _usage(counts: Counts) -> dict[str, Any]:
+def usage(counts: Counts) -> dict[str, Any]:
     return {
         "prompt_tokens": counts.input,
         "completion_tokens": counts.output,
@@ -71,7 +71,7 @@ def whole(request: Request, generation: Generation, counts: Counts) -> bytes:
         "created": CREATED,
         "model": request.body.model,
         "choices": choices,
-        "usage": lie_about(_usage(counts), request.script.usage),
+        "usage": lie_about(usage(counts), request.script.usage),
         "service_tier": request.script.tier or "default",
         "system_fingerprint": "fp_emulator",
     }
@@ -93,7 +93,7 @@ def events(request: Request, generation: Generation, counts: Counts) -> list[Eve
             found.append(Event(frame.chunk(_delta(generation, piece.text), index), done))
     found += [Event(frame.chunk({}, index, _finish(generation)), counts.output) for index in choices]
     lie = request.script.usage
-    told = lie_about(_usage(counts), lie)
+    told = lie_about(usage(counts), lie)
     if with_usage and told is not None:
         found.append(Event(frame.usage(told), counts.output, usage=True))
         if lie == "twice":
@@ -133,13 +133,13 @@ class _Frame:
 
     def chunk(self, delta: dict[str, Any], index: int, finish: str | None = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return _event({**self._common, "choices": [choice], **self._tail})
+        return sse({**self._common, "choices": [choice], **self._tail})
 
     def usage(self, usage: dict[str, Any]) -> bytes:
-        return _event({**self._common, "choices": [], "usage": usage})
+        return sse({**self._common, "choices": [], "usage": usage})
 
 
-def _event(data: object) -> bytes:
+def sse(data: object) -> bytes:
     return b"data: " + msgspec.json.encode(data) + b"\n\n"
 
 

@@ -6,16 +6,26 @@ import msgspec
 
 from bursar.providers.emulator.script import Script, read_script
 
-Route = Literal["chat", "messages", "count_tokens"]
+Route = Literal["chat", "completions", "embeddings", "messages", "count_tokens"]
 
 ROUTES: dict[bytes, Route] = {
     b"/v1/chat/completions": "chat",
     b"/chat/completions": "chat",
+    b"/v1/completions": "completions",
+    b"/completions": "completions",
+    b"/v1/embeddings": "embeddings",
+    b"/embeddings": "embeddings",
     b"/v1/messages": "messages",
     b"/v1/messages/count_tokens": "count_tokens",
 }
 
 _MOST_CHOICES = 128  # as OpenAI has it
+_MOST_BEST = 20
+# The field that holds what a model reads, by route.
+_PROMPT: dict[Route, str] = {"completions": "prompt", "embeddings": "input"}
+_MAY_LACK_PROMPT = "completions"
+TOKEN_BYTES = 4
+Prompt = str | list[int]
 
 
 class _Options(msgspec.Struct):
@@ -31,7 +41,14 @@ class Body(msgspec.Struct):
     """The fields that change an answer, of both dialects."""
 
     model: str
-    messages: msgspec.Raw
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    best_of: int | None = None
+    echo: bool | None = None
+    logprobs: msgspec.Raw = msgspec.Raw()  # a count for completions, true or false for chat
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
     stream: bool | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
@@ -52,6 +69,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     route: Route
     key: str  # digest of the credential
     body: Body
+    prompts: tuple[Prompt, ...]  # of completions and embeddings
     script: Script
     size: int  # bytes of the whole body, which also seed the answer
     seed: int
@@ -61,11 +79,46 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         if self.script.input is not None:
             return self.script.input
         body = self.body
+        if self.prompts:
+            return sum(map(prompt_tokens, self.prompts))
         return -(-(len(body.messages) + len(body.system) + len(body.tools)) // 4)
 
 
 class Unfit(Exception):
     """The request is not one a provider takes: answered with 400."""
+
+
+def prompt_tokens(prompt: Prompt) -> int:
+    """Never nothing: an empty text is read as the mark that begins a document."""
+    return len(prompt) if isinstance(prompt, list) else max(1, -(-len(prompt.encode()) // TOKEN_BYTES))
+
+
+def _read_prompts(route: Route, fields: Body) -> tuple[tuple[Prompt, ...], bytes]:
+    """-> (prompts, the raw value in which a script may stand). Raises Unfit."""
+    name = _PROMPT.get(route)
+    if name is None:
+        if not fields.messages:
+            raise Unfit("messages: Field required")
+        return (), fields.messages
+    raw = bytes(getattr(fields, name))
+    if not raw:
+        if route != _MAY_LACK_PROMPT:
+            raise Unfit(f"{name}: Field required")
+        return ("",), b'""'
+    given: Any = msgspec.json.decode(raw)
+    if isinstance(given, str):
+        return (given,), raw
+    if not isinstance(given, list) or not given:
+        raise Unfit(f"{name}: should be a string or an array")
+    if all(isinstance(one, int) for one in given):
+        return (given,), raw
+    if not all(isinstance(one, str) for one in given) and not all(_is_tokens(one) for one in given):
+        raise Unfit(f"{name}: an array holds strings, tokens, or arrays of tokens")
+    return tuple(given), raw
+
+
+def _is_tokens(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(token, int) for token in value)
 
 
 _body = msgspec.json.Decoder(Body)
@@ -77,16 +130,22 @@ def read_request(name: str, route: Route, key: str, header: bytes, body: bytes, 
         fields = _body.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unfit(f"invalid request: {error}") from None
+    prompts, texts = _read_prompts(route, fields)
     if route == "messages" and fields.max_tokens is None:
         raise Unfit("max_tokens: Field required")
     if fields.n is not None and not 1 <= fields.n <= _MOST_CHOICES:
         raise Unfit(f"n: should be between 1 and {_MOST_CHOICES}")
+    if fields.best_of is not None and not (fields.n or 1) <= fields.best_of <= _MOST_BEST:
+        raise Unfit(f"best_of: should be between n and {_MOST_BEST}")
+    if fields.best_of is not None and fields.best_of > 1 and fields.stream:
+        raise Unfit("best_of: results cannot be streamed")
     return Request(
         id=name,
         route=route,
         key=key,
         body=fields,
-        script=read_script(header, body, fields.messages),
+        prompts=prompts,
+        script=read_script(header, body, texts),
         size=len(body),
         seed=seed + len(body),
     )

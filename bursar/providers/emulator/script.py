@@ -1,4 +1,4 @@
-"""How one request is to be answered: read from the `x-emulator` header, or from the last user message.
+"""How one request is to be answered: read from the `x-emulator` header, or from the last user message, or the prompt.
 
 A directive in a message looks like ``[[emulator {"status": 429, "retry_after": 2}]]``; it works through any proxy.
 """
@@ -57,13 +57,13 @@ _script = msgspec.json.Decoder(Script)
 _PLAIN = Script()
 
 
-def read_script(header: bytes, body: bytes, messages: bytes) -> Script:
-    """The script of a request. Raises BadScript."""
+def read_script(header: bytes, body: bytes, texts: bytes) -> Script:
+    """The script of a request. `texts`: its raw messages, prompt or input. Raises BadScript."""
     if header:
         return _decode(header)
     if MARK.encode() not in body:
         return _PLAIN
-    text = _last_user_text(messages)
+    text = _last_user_text(texts)
     return _decode(_directive(text).encode()) if MARK in text else _PLAIN
 
 
@@ -86,9 +86,13 @@ class _Message(msgspec.Struct):
 
 
 _messages = msgspec.json.Decoder(list[_Message])
+_prompts = msgspec.json.Decoder(str | list[str | list[int] | int])
 
 
 def _last_user_text(raw: bytes) -> str:
+    if not bytes(memoryview(raw)[:64]).translate(None, b" \n\r\t").startswith(b"[{"):  # no messages: a prompt, or several
+        given = _prompts.decode(raw)
+        return given if isinstance(given, str) else " ".join(one for one in given if isinstance(one, str))
     users = [message for message in _messages.decode(raw) if message.role == "user"]
     if not users:
         return ""

@@ -1,0 +1,122 @@
+"""Embeddings and legacy completions when the provider stalls, breaks off or lies, or the caller leaves."""
+
+import asyncio
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.e2e.broker import Broker
+from tests.e2e.tenants import Tenants
+from tests.faults.books import Attempt, Books, price_of
+from tests.faults.caller import Answer, ask, script
+
+ROUTES = {
+    "embeddings": ("/v1/embeddings", {"model": "text-embedding-3-small"}, "input"),
+    "completions": ("/v1/completions", {"model": "gpt-3.5-turbo-instruct", "max_tokens": 100}, "prompt"),
+}
+LIES = ("negative", "huge", "missing", "zero", "text")
+STALLS = ("head", "first_byte", "mid_stream", "before_usage")
+
+
+class Case(NamedTuple):
+    route: str
+    said: dict[str, Any]
+    stream: bool = False
+    leave_after: int | None = None
+
+
+class Done(NamedTuple):
+    case: Case
+    answer: Answer
+    row: Attempt
+    bill: int
+
+
+@pytest.fixture(scope="module")
+def play(impatient: Broker, tenants: Tenants, books: Books, numbers: Iterator[int]) -> Any:
+    """Makes many calls at once, each with a key and a hard budget of its own; brings the accounts together."""
+
+    def played(cases: list[Case]) -> list[Done]:
+        keys = [tenants.key(budget={"limit_usd": "5"}) for _ in cases]
+        asked = [next(numbers) for _ in cases]
+
+        async def all_calls() -> list[Answer]:
+            calls = []
+            for case, key, number in zip(cases, keys, asked, strict=True):
+                path, fields, field = ROUTES[case.route]
+                body = {**fields, field: "x" * 1200 + script(input=number, **case.said)}
+                if case.route == "completions":
+                    body["stream"] = case.stream
+                leave = case.leave_after
+                calls.append(ask(impatient.data_port, key.text, body, path=path, leave_after=leave, seconds=20))
+            return list(await asyncio.gather(*calls))
+
+        done = []
+        for case, key, number, answer in zip(cases, keys, asked, asyncio.run(all_calls()), strict=True):
+            (charge,) = books.billed([number])
+            (row,) = books.settled(key.id)
+            done.append(Done(case, answer, row, price_of(charge)))
+        assert books.proven().open_holds == 0
+        return done
+
+    return played
+
+
+def ways() -> list[tuple[str, bool]]:
+    return [("embeddings", False), ("completions", False), ("completions", True)]
+
+
+def covered(done: Done) -> None:
+    assert not done.row.exact, done
+    assert done.bill <= done.row.cost <= done.row.held, done
+    assert (done.row.state, done.row.overage) == ("POSTED", 0), done
+
+
+def test_stalls(play: Any) -> None:
+    for done in play([Case(r, {"output": 40, "stall": s}, stream) for (r, stream), s in product(ways(), STALLS)]):
+        covered(done)
+        assert done.row.outcome == "upstream_broken"
+        if done.case.stream and done.case.said["stall"] != "head":
+            assert (done.answer.status, done.answer.whole) == (200, False), done
+        else:
+            assert (done.answer.status, done.answer.word) == (504, "upstream_timeout"), done
+
+
+def test_breaks(play: Any) -> None:
+    breaks: list[dict[str, Any]] = [{"disconnect": "before_head"}, {"disconnect": "mid_head"}]
+    breaks += [{"disconnect": "mid_stream", "disconnect_at": at} for at in (0, 7)]
+    for done in play([Case(r, {"output": 40, **said}, stream) for (r, stream), said in product(ways(), breaks)]):
+        covered(done)
+        if done.case.stream and done.case.said["disconnect"] == "mid_stream":
+            assert (done.answer.status, done.answer.whole) == (200, False), done
+        else:
+            assert (done.answer.status, done.answer.word) == (502, "upstream_broken"), done
+
+
+def test_lies_about_usage(play: Any) -> None:
+    for done in play([Case(r, {"output": 40, "usage": lie}, stream) for (r, stream), lie in product(ways(), LIES)]):
+        covered(done)
+        assert done.answer.status == 200, done
+        assert done.answer.whole
+
+
+def test_an_error_that_is_billed_all_the_same(play: Any) -> None:
+    for done in play([Case(r, {"output": 40, "status": 500, "bill_error": True}, s) for r, s in ways()]):
+        covered(done)
+        assert done.answer.status == 500
+
+
+def test_a_caller_who_leaves_pays_what_was_made(play: Any) -> None:
+    said = {"output": 60, "chunk_ms": 5, "abandoned": "full"}
+    for done in play([Case("completions", said, stream=True, leave_after=at) for at in (1, 5, 20)]):
+        assert done.answer.left
+        assert done.bill <= done.row.cost <= done.row.held, done
+
+
+def test_a_stream_past_its_allowance_is_cut_and_covered(play: Any) -> None:
+    said = {"output": 3000, "ignore_max_tokens": True, "chunk_ms": 0.1, "chunks": 1000}
+    (done,) = play([Case("completions", said, stream=True)])
+    assert done.row.outcome == "cut"
+    assert done.answer.events[-1]["bursar"]["code"] == "allowance_reached"
