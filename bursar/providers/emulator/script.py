@@ -90,7 +90,8 @@ _prompts = msgspec.json.Decoder(str | list[str | list[int] | int])
 
 
 def _last_user_text(raw: bytes) -> str:
-    if not bytes(memoryview(raw)[:64]).translate(None, b" \n\r\t").startswith(b"[{"):  # no messages: a prompt, or several
+    if not bytes(memoryview(raw)[:64]).translate(None, b" \n\r\t").startswith(b"[{"):
+        # no messages: a prompt, or several
         given = _prompts.decode(raw)
         return given if isinstance(given, str) else " ".join(one for one in given if isinstance(one, str))
     users = [message for message in _messages.decode(raw) if message.role == "user"]
