@@ -211,7 +211,7 @@ def test_models_are_those_that_the_key_may_use(client: OpenAI) -> None:
 
 def test_a_route_that_is_not_metered_is_refused(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
-        client.embeddings.create(model="text-embedding-3-small", input="Hello")
+        client.images.generate(model="gpt-image-1", prompt="Hello")
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,6 @@ def test_pipelined_calls_are_answered_in_order(impatient: Broker, key: MadeKey) 
 
 
 def test_a_request_to_nowhere(impatient: Broker, key: MadeKey) -> None:
-    for path, word in (("/v1/embeddings", "not_found"), ("/v1/chat/completions/../../admin", "not_found")):
+    for path, word in (("/v1/images/generations", "not_found"), ("/v1/chat/completions/../../admin", "not_found")):
         answer = asyncio.run(send(impatient.data_port, raw_request(path, key.text, b"{}")))
         assert answer.word == word
