@@ -7,9 +7,11 @@ from typing import Any, get_args
 import msgspec
 from msgspec.structs import replace
 
+from bursar.core.controls import CONTROLS, STRENGTH
 from bursar.core.directory import LimitDef, Mode, Policy
 from bursar.core.errors import Refusal
 from bursar.core.networks import is_inside, read_networks
+from bursar.core.strict import suggest
 
 _MAX_AMOUNT = 10**12
 _MAX_MODEL = 200
@@ -34,6 +36,8 @@ def check_policy(policy: Policy) -> Policy:
     except ValueError:
         raise _invalid("networks", "holds something that is no CIDR block, such as 10.0.0.0/8") from None
     for control, mode in policy.modes.items():
+        if control not in CONTROLS:
+            raise _no_control(control)
         if mode not in get_args(Mode):
             raise _invalid(f"modes.{control}", f"is none of {', '.join(get_args(Mode))}")
     return replace(policy, limits=_check_limits(policy.limits))
@@ -53,8 +57,16 @@ def _check_limits(limits: Iterable[LimitDef]) -> tuple[LimitDef, ...]:
     return tuple(checked.values())
 
 
-def _invalid(field: str, problem: str) -> Refusal:
-    return Refusal("invalid_input", f"policy.{field} {problem}", "Correct the field and repeat", facts={"field": field})
+def _invalid(field: str, problem: str, hint: str = "Correct the field and repeat") -> Refusal:
+    return Refusal("invalid_input", f"policy.{field} {problem}", hint, facts={"field": field})
+
+
+def _no_control(name: str) -> Refusal:
+    if name == "budgets":
+        hint = "A budget has its own mode: bursar budgets update ID --mode shadow"
+    else:
+        hint = suggest(name, CONTROLS) or f"Controls are: {', '.join(CONTROLS)}"
+    return _invalid(f"modes.{name[:40]}", "names no control", hint)
 
 
 class Widening(msgspec.Struct, frozen=True):
@@ -75,7 +87,7 @@ def widened_by(team: Policy, key: Policy) -> list[Widening]:
     ] + [
         Widening(f"modes.{control}", team.modes[control], mode)
         for control, mode in key.modes.items()
-        if control in team.modes and _STRENGTH[mode] < _STRENGTH[team.modes[control]]
+        if control in team.modes and STRENGTH[mode] < STRENGTH[team.modes[control]]
     ]
 
 
@@ -90,9 +102,6 @@ def check_narrows(team_id: str, team: Policy, key: Policy) -> None:
     raise Refusal(
         "policy_widens", f"The key would allow more than team {team_id!r}: {told}", hint, facts={"field": fields}
     )
-
-
-_STRENGTH = {"off": 0, "shadow": 1, "enforce": 2}
 
 
 def _beyond(team: int, key: int) -> bool:

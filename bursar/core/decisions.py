@@ -26,7 +26,19 @@ Outcome = Literal[
 ]
 Verdict = Literal["allows", "refuses", "clamps"]
 Control = Literal[
-    "key", "networks", "user", "limits", "models", "purposes", "prompt", "max_tokens", "unpriced", "guard", "budgets"
+    "key",
+    "networks",
+    "user",
+    "limits",
+    "models",
+    "purposes",
+    "prompt",
+    "max_tokens",
+    "tools",
+    "stop",
+    "unpriced",
+    "guard",
+    "budgets",
 ]
 Why = Literal["flood", "buffer", "fault", "store"]
 """Why a decision was counted and not kept: too many a second of one key or in all, the gateway's buffer was full while

@@ -32,6 +32,7 @@ class LimitDef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     burst: int | None = None  # bucket size; None = `amount`
     scope: SubjectKind = "key"  # what gets a counter of its own
     on_outage: Literal["open", "closed"] = "open"  # rates' store away: this node's share is granted, or nothing is
+    mode: Mode | None = None  # None = that of its policy's limits
 
 
 class WindowDef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -82,7 +83,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     stop: tuple[str, ...] | None = None  # stop sequences to inject
     networks: tuple[str, ...] | None = None  # CIDR blocks that callers must come from
     limits: tuple[LimitDef, ...] = ()
-    modes: dict[str, Mode] = {}  # control name -> mode, e.g. {"limits": "shadow", "models": "off"}
+    modes: dict[str, Mode] = {}  # control (bursar.core.controls) -> mode, e.g. {"limits": "shadow", "models": "off"}
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

@@ -4,8 +4,7 @@ Pure. A gateway calls these after the answer has left, with what it knows at tha
 refused are those of the refusal itself.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 
@@ -107,10 +106,10 @@ def door_rules(plan: KeyPlan | None, refusal: Refusal | None) -> Iterator[RuleAs
     yield RuleAsked(control="key", rule="alive", verdict=verdict, word=word if dead else "", subject=subject)
     if dead:
         return
-    if plan.networks:
-        says = " and ".join(", ".join(str(network) for network in level) for level in plan.networks)
+    if plan.enforced.networks:
+        says = " and ".join(", ".join(str(network) for network in level) for level in plan.enforced.networks)
         yield _said("networks", "networks", says, word, "network_not_allowed")
-    if plan.user_header:
+    if plan.user_header and plan.user_mode == "enforce":
         yield _said("user", "user_header", plan.user_header, word, "user_required")
 
 
@@ -126,8 +125,9 @@ def policy_rules(
         yield rule
         if rule.verdict == "refuses":
             return
-    if plan.unpriced is not None or word == "unpriced_model":
-        yield _said("unpriced", "unpriced", plan.unpriced or "", word, "unpriced_model")
+    unpriced = "refuse" if rules.refuses_unpriced else "assume_dearest" if plan.assume_dearest else ""
+    if unpriced or word == "unpriced_model":
+        yield _said("unpriced", "unpriced", unpriced, word, "unpriced_model")
         if word == "unpriced_model":
             return
     if rules.cap is not None or applied is not None or word == "max_tokens_exceeded":
@@ -140,7 +140,7 @@ def policy_rules(
 
 def _content_rules(rules: Rules, call: Call, word: str) -> Iterator[RuleAsked]:
     if rules.models:
-        yield _said("models", "models", _listed(rules), word, "model_not_allowed")
+        yield _said("models", "models", listed_models(rules), word, "model_not_allowed")
     if rules.purposes is not None:
         yield _said("purposes", "purposes", ", ".join(sorted(rules.purposes)), word, "purpose_not_allowed")
     sizes = {"max_input_tokens": call.input_bytes >> 2, "max_prompt_chars": call.prompt_chars}
@@ -149,28 +149,6 @@ def _content_rules(rules: Rules, call: Call, word: str) -> Iterator[RuleAsked]:
         if most is not None:
             over = word == "prompt_too_large" and sizes[name] > most
             yield prompt_rule("enforce", name, unit, most, sizes[name], word if over else "")
-
-
-def shadow_rules(rules: Rules, call: Call, refusals: Sequence[Refusal]) -> list[RuleAsked]:
-    """What rules in shadow said: `refusals` are those of `bursar.core.policy.Allowed.shadowed`."""
-    found = []
-    for refusal in refusals:
-        facts: dict[str, Any] = refusal.facts
-        if refusal.word == "max_tokens_exceeded":
-            verdict: Verdict = "refuses" if rules.over == "refuse" else "clamps"
-            found.append(output_rule("shadow", verdict, facts.get("limit"), facts.get("asked"), refusal.word))
-        elif refusal.word == "prompt_too_large":
-            chars = facts.get("limit") == rules.max_prompt_chars and facts.get("size") == call.prompt_chars
-            name, unit = _PROMPT_SIZES[chars]
-            found.append(prompt_rule("shadow", name, unit, facts["limit"], facts["size"], refusal.word))
-        elif refusal.word == "model_not_allowed":
-            found.append(_said("models", "models", _listed(rules), refusal.word, refusal.word, "shadow"))
-        elif refusal.word == "purpose_not_allowed":
-            says = ", ".join(sorted(rules.purposes or ()))
-            found.append(_said("purposes", "purposes", says, refusal.word, refusal.word, "shadow"))
-        else:
-            found.append(_said("unpriced", "unpriced", "", refusal.word, refusal.word, "shadow"))
-    return found
 
 
 def output_rule(mode: Mode, verdict: Verdict, limit: int | None, asked: int | None, word: str) -> RuleAsked:
@@ -195,13 +173,14 @@ def prompt_rule(mode: Mode, name: str, unit: str, most: int, size: int, word: st
     )
 
 
-def _listed(rules: Rules) -> str:
+def listed_models(rules: Rules) -> str:
+    """Each level's names and globs, as text."""
     return " and ".join(", ".join(level) for level in rules.models)
 
 
-def _said(control: Control, rule: str, says: str, word: str, its_word: str, mode: Mode = "enforce") -> RuleAsked:
+def _said(control: Control, rule: str, says: str, word: str, its_word: str) -> RuleAsked:
     """A rule without numbers; it refuses in `its_word`."""
     refuses = word == its_word
     verdict: Verdict = "refuses" if refuses else "allows"
     word = word if refuses else ""
-    return RuleAsked(control=control, rule=rule, mode=mode, verdict=verdict, word=word, says=says[:300])
+    return RuleAsked(control=control, rule=rule, verdict=verdict, word=word, says=says[:300])

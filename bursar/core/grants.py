@@ -100,7 +100,7 @@ def render_scopes(scopes: Scopes) -> str:
 
 def narrow(plan: "KeyPlan", grant: Grant) -> "KeyPlan":
     """The plan under a token. Every rule of the plan stays; the grant's come on top, enforced."""
-    scopes, rules = grant.scopes, plan.enforced
+    scopes, rules, tried = grant.scopes, plan.enforced, plan.tried
     budget = budget_of(plan, grant)
     ends = grant.expires_at if plan.expires_at is None else min(plan.expires_at, grant.expires_at)
     return replace(
@@ -110,10 +110,11 @@ def narrow(plan: "KeyPlan", grant: Grant) -> "KeyPlan":
             models=rules.models if scopes.models is None else (*rules.models, scopes.models),
             purposes=_both(rules.purposes, scopes.purposes),
             cap=_least(rules.cap, scopes.max_tokens),
+            networks=rules.networks if scopes.networks is None else (*rules.networks, read_networks(scopes.networks)),
         ),
+        tried=None if tried is None else replace(tried, cap=_least(tried.cap, scopes.max_tokens)),
         expires_at=ends,
         fixed_budgets=plan.fixed_budgets if budget is None else (*plan.fixed_budgets, budget),
-        networks=plan.networks if scopes.networks is None else (*plan.networks, read_networks(scopes.networks)),
         credential=grant.kind,
         caller=scopes.caller,
         grant=grant,

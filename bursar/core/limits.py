@@ -55,17 +55,19 @@ class Reservation(msgspec.Struct, gc=False):
     settled: bool = False
 
 
-def bind(limit: LimitDef, subject: str) -> Bound:
+def bind(limit: LimitDef, subject: str, *, shadow: bool = False) -> Bound:
     """A definition for one subject. A burst below 1 counts as 1; an amount of 0 or less admits nothing.
 
-    The counter's name holds the definition: two policies that say the same share it, two that differ do not mix.
+    The counter's name holds the definition: two policies that say the same share it, two that differ do not mix. One
+    in shadow counts apart, and never refuses for want of its store.
     """
     amount = max(limit.amount, 0)
     burst = max(limit.amount if limit.burst is None else limit.burst, 1)
     seconds = limit.per_seconds / amount if amount else 0.0
-    closed = limit.on_outage == "closed"
+    closed = limit.on_outage == "closed" and not shadow
+    mark = "!" if closed else "?" if shadow else ""
     return Bound(
-        (f"{limit.scope} {limit.id} {amount}/{limit.per_seconds}+{burst}{'!' if closed else ''}", subject),
+        (f"{limit.scope} {limit.id} {amount}/{limit.per_seconds}+{burst}{mark}", subject),
         limit.id,
         limit.unit,
         amount,

@@ -5,35 +5,38 @@ a rule in shadow cannot loosen the team's enforced one, and cannot tighten it un
 """
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from bursar.core.directory import BudgetDef, LimitDef, Mode, OverMax, Owner, Policy, SubjectKind, Team, VirtualKey
+from bursar.core.directory import BudgetDef, LimitDef, Mode, OverMax, SubjectKind
 from bursar.core.errors import Refusal
 from bursar.core.grants import Grant
 from bursar.core.ledger_records import Credential
 from bursar.core.limits import Bound, bind
-from bursar.core.networks import Network, is_within, read_networks
+from bursar.core.networks import Network, is_within
 
-PROFILES = {"conservative": 256, "standard": 512}  # max_tokens for callers that give none
-EXTERNAL_PROMPT_CHARS = 20_000
 SHARED_USER = "shared"
 _REMEMBERED = 256  # names of models and users come from callers: what a plan remembers of them is bounded
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """The caps that hold in one mode, the narrowest of all levels."""
+    """What holds in some modes, the narrowest of all levels."""
 
     models: tuple[tuple[str, ...], ...] = ()  # each level's list must allow the model
     purposes: frozenset[str] | None = None
     cap: int | None = None  # output tokens
     over: OverMax = "clamp"
+    default: int | None = None  # max_tokens for callers that give none
     max_input_tokens: int | None = None
     max_prompt_chars: int | None = None
+    tool_uses_cap: int | None = None
+    stop: tuple[str, ...] = ()
+    networks: tuple[tuple[Network, ...], ...] = ()  # of each level that states any: all must hold the caller
+    refuses_unpriced: bool = False
 
 
 class BoundSet(NamedTuple):
@@ -59,10 +62,11 @@ class CallBounds(NamedTuple):
 
 
 class BudgetSet(NamedTuple):
-    """Ids of the budgets that a call counts against, each once; whether one of them is hard and enforced."""
+    """Ids of the budgets that a call counts against, each once."""
 
     ids: tuple[str, ...]
-    hard: bool
+    hard: bool  # one of them is hard and enforced
+    tried: bool = False  # one of them is hard and in shadow
 
 
 _by_id = attrgetter("id")
@@ -96,7 +100,7 @@ class BudgetIndex:
         return [budget for subject in subjects for budget in self._by_subject.get((kind, subject), ())]
 
 
-class _Limit(NamedTuple):
+class LimitPlan(NamedTuple):
     definition: LimitDef
     level: str  # id of the key or team that states it
     mode: Mode
@@ -112,23 +116,21 @@ class KeyPlan(msgspec.Struct, kw_only=True):
     disabled: bool
     expires_at: int | None  # ns
     enforced: Rules
-    shadowed: Rules | None  # None = nothing is in shadow
-    default: int | None  # max_tokens for callers that give none
+    shadowed: Rules | None  # what the levels state in shadow; None = nothing
+    tried: Rules | None  # caps and default of the output, were what is in shadow enforced; None = they are the same
     external: bool
-    unpriced: Literal["refuse", "assume_dearest"] | None
-    unpriced_mode: Mode
+    assume_dearest: bool  # a model without a price costs what its provider's dearest does
     allow_unknown: bool  # unknown top-level fields under a hard budget
-    tool_uses_cap: int | None
     on_disconnect: Literal["drain", "abort"]
     shrink_to_budget: bool
-    stop: tuple[str, ...]
     user_header: str  # lower case; "" = this key names no users
     user_missing: Literal["deny", "shared"]
-    limits: tuple[_Limit, ...]
-    by_provider_key: tuple[LimitDef, ...]  # those enforced that count by provider key
+    user_mode: Mode  # of "deny"
+    guard_mode: Mode
+    limits: tuple[LimitPlan, ...]
+    by_provider_key: tuple[LimitPlan, ...]  # those that count by provider key
     budgets: BudgetIndex
     fixed_budgets: tuple[BudgetDef, ...]  # of key, team, owner, tags and node
-    networks: tuple[tuple[Network, ...], ...] = ()  # of each level that states any: all must hold the caller
     credential: Credential = ""
     caller: str = ""
     grant: Grant | None = None  # of a token; `parent` is then the plan that it narrows
@@ -150,14 +152,21 @@ class KeyPlan(msgspec.Struct, kw_only=True):
                 raise Refusal("token_expired", "The token has expired", "Fetch a new one: POST /oauth/token")
             raise Refusal("key_expired", "The key has expired", "Issue a new key, or extend this one")
 
-    def check_network(self, address: str) -> None:
-        """Raises Refusal(network_not_allowed) unless every level that states networks holds the caller's address."""
-        if not all(is_within(address, level) for level in self.networks):
-            raise Refusal(
-                "network_not_allowed",
-                f"The key may not be used from {address[:64] or 'an unknown address'}",
-                "Call from a network that it is bound to, or have its policy changed: networks",
-            )
+    @property
+    def by_network(self) -> bool:
+        """Whether it matters from where the key is used."""
+        return bool(self.enforced.networks) or (self.shadowed is not None and bool(self.shadowed.networks))
+
+    def check_network(self, address: str) -> Refusal | None:
+        """Raises Refusal(network_not_allowed) unless every level that states networks holds the caller's address.
+
+        The same refusal is returned where only a level in shadow does not.
+        """
+        if not _holds(self.enforced.networks, address):
+            raise _network_refusal(address)
+        if self.shadowed is not None and not _holds(self.shadowed.networks, address):
+            return _network_refusal(address)
+        return None
 
     def allows_model(self, model: str) -> bool:
         """By the enforced lists; remembered."""
@@ -189,9 +198,9 @@ class KeyPlan(msgspec.Struct, kw_only=True):
             _bounded(self._calls)
         return found
 
-    def provider_key_limits(self, provider_key: str) -> tuple[Bound, ...]:
-        """The enforced limits that count by provider key; mostly none."""
-        return provider_key_bounds(self.by_provider_key, provider_key) if self.by_provider_key else ()
+    def provider_key_limits(self, provider_key: str) -> BoundSet:
+        """The limits that count by provider key; mostly none."""
+        return provider_key_bounds(self.by_provider_key, provider_key) if self.by_provider_key else _UNBOUND
 
     def budget_set(self, model: str, canonical: str, user: str, provider_key: str = "") -> BudgetSet:
         """Budgets of a call. A model's budget counts by the name asked for and by the canonical one."""
@@ -212,18 +221,18 @@ class KeyPlan(msgspec.Struct, kw_only=True):
         return BudgetSet(
             tuple(dict.fromkeys(budget.id for budget in found)),
             any(budget.hard and budget.mode == "enforce" for budget in found),
+            any(budget.hard and budget.mode == "shadow" for budget in found),
         )
 
     def _bind(self, wanted: Callable[[LimitDef], bool], model: str, user: str) -> BoundSet:
-        chosen: dict[Mode, dict[tuple[str, str], Bound]] = {"enforce": {}, "shadow": {}, "off": {}}
-        for limit in self.limits:
-            if wanted(limit.definition):
-                for subject in self._subjects(limit, model, user):
-                    bound = bind(limit.definition, subject)
-                    chosen[limit.mode][bound.key] = bound
-        return BoundSet(tuple(chosen["enforce"].values()), tuple(chosen["shadow"].values()))
+        return _bound_set(
+            (limit, subject)
+            for limit in self.limits
+            if wanted(limit.definition)
+            for subject in self._subjects(limit, model, user)
+        )
 
-    def _subjects(self, limit: _Limit, model: str, user: str) -> tuple[str, ...]:
+    def _subjects(self, limit: LimitPlan, model: str, user: str) -> tuple[str, ...]:
         """Who has a counter of his own. Users and models are counted within the key or team that states the limit."""
         fixed = {"key": self.key_id, "team": self.team_id, "owner": self.owner_id, "node": "node"}
         scope = limit.definition.scope
@@ -252,9 +261,33 @@ def _bounded(memo: dict[Any, Any]) -> None:
         memo.clear()
 
 
-def provider_key_bounds(limits: Iterable[LimitDef], provider_key: str) -> tuple[Bound, ...]:
+def provider_key_bounds(limits: Iterable[LimitPlan], provider_key: str) -> BoundSet:
     """Limits by provider key among these, for the lease of one."""
-    return tuple(bind(limit, provider_key) for limit in limits if limit.scope == "provider_key")
+    return _bound_set((limit, provider_key) for limit in limits if limit.definition.scope == "provider_key")
+
+
+def _bound_set(limits: Iterable[tuple[LimitPlan, str]]) -> BoundSet:
+    """Each counter once. One in shadow has a counter of its own: it takes nothing from its enforced twin."""
+    chosen: dict[Mode, dict[tuple[str, str], Bound]] = {"enforce": {}, "shadow": {}, "off": {}}
+    for limit, subject in limits:
+        bound = bind(limit.definition, subject, shadow=limit.mode == "shadow")
+        chosen[limit.mode][bound.key] = bound
+    return BoundSet(tuple(chosen["enforce"].values()), tuple(chosen["shadow"].values()))
+
+
+_UNBOUND = BoundSet((), ())
+
+
+def _holds(levels: Iterable[tuple[Network, ...]], address: str) -> bool:
+    return all(is_within(address, level) for level in levels)
+
+
+def _network_refusal(address: str) -> Refusal:
+    return Refusal(
+        "network_not_allowed",
+        f"The key may not be used from {address[:64] or 'an unknown address'}",
+        "Call from a network that it is bound to, or have its policy changed: networks",
+    )
 
 
 def matches(patterns: Iterable[str], model: str) -> bool:
@@ -268,129 +301,3 @@ def matches(patterns: Iterable[str], model: str) -> bool:
 
 def matches_all(levels: Iterable[tuple[str, ...]], model: str) -> bool:
     return all(matches(patterns, model) for patterns in levels)
-
-
-# ---- compiling -------------------------------------------------------------------------------------------------------
-
-
-def compile_policy(key: VirtualKey, team: Team, owner: Owner, budgets: BudgetIndex | Sequence[BudgetDef]) -> KeyPlan:
-    """The plan of a key. A budget carries its own mode; each other rule has that of the level that states it."""
-    index = budgets if isinstance(budgets, BudgetIndex) else BudgetIndex(budgets)
-    levels = (team.policy, key.policy)
-    tags = tuple(dict.fromkeys((*team.tags, *key.tags)))
-    external = any(policy.external for policy in levels)
-    shadowed = _rules(levels, external, "shadow")
-    limits = [
-        _Limit(limit, level, mode)
-        for level, policy in ((team.id, team.policy), (key.id, key.policy))
-        if (mode := mode_of(policy, "limits")) != "off"
-        for limit in policy.limits
-    ]
-    return KeyPlan(
-        key_id=key.id,
-        team_id=team.id,
-        owner_id=owner.id,
-        tags=tags,
-        disabled=key.disabled or team.disabled,
-        expires_at=key.expires_at,
-        enforced=_rules(levels, external, "enforce"),
-        shadowed=None if shadowed == Rules() else shadowed,
-        default=_default(levels, external),
-        external=external,
-        unpriced=_one_of([policy.unpriced for policy in levels], "refuse", "assume_dearest"),
-        unpriced_mode=_strictest([policy for policy in levels if policy.unpriced], "unpriced"),
-        allow_unknown=_one_of([policy.unknown_fields for policy in levels], "refuse", "allow") == "allow",
-        tool_uses_cap=_least(policy.tool_uses_cap for policy in levels),
-        on_disconnect=key.policy.on_disconnect or team.policy.on_disconnect or "drain",
-        shrink_to_budget=bool(_last(policy.shrink_to_budget for policy in levels)),
-        stop=tuple(dict.fromkeys(stop for policy in levels for stop in policy.stop or ())),
-        user_header=(key.policy.user_header or team.policy.user_header or "").lower(),
-        user_missing=_one_of([policy.user_missing for policy in levels], "deny", "shared") or "deny",
-        limits=tuple(limits),
-        by_provider_key=tuple(
-            limit.definition for limit in limits if limit.mode == "enforce" and limit.definition.scope == "provider_key"
-        ),
-        budgets=index,
-        fixed_budgets=(
-            *index.on("key", key.id),
-            *index.on("team", team.id),
-            *index.on("owner", owner.id),
-            *index.on("tag", *tags),
-            *index.on("node", "", "*", "node"),
-        ),
-        networks=tuple(read_networks(policy.networks) for policy in levels if policy.networks is not None),
-    )
-
-
-def mode_of(policy: Policy, control: str) -> Mode:
-    """How a level wants what it states on a control to be taken."""
-    return policy.modes.get(control, "enforce")
-
-
-def _rules(levels: Sequence[Policy], external: bool, mode: Mode) -> Rules:
-    """What the levels state in this mode."""
-
-    def stating(control: str) -> list[Policy]:
-        return [policy for policy in levels if mode_of(policy, control) == mode]
-
-    purposes = [frozenset(policy.purposes) for policy in stating("purposes") if policy.purposes is not None]
-    prompts, outputs = stating("prompt"), stating("max_tokens")
-    chars = _least(policy.max_prompt_chars for policy in prompts)
-    if chars is None and any(policy.external for policy in prompts):
-        stated = any(policy.max_prompt_chars is not None for policy in levels)
-        chars = None if stated else EXTERNAL_PROMPT_CHARS
-    return Rules(
-        models=tuple(policy.models for policy in stating("models") if policy.models is not None),
-        purposes=frozenset.intersection(*purposes) if purposes else None,
-        cap=_least(_cap(policy, external and _profile(levels) is None) for policy in outputs),
-        over=_one_of([policy.over_max_tokens for policy in outputs], "refuse", "clamp") or "clamp",
-        max_input_tokens=_least(policy.max_input_tokens for policy in prompts),
-        max_prompt_chars=chars,
-    )
-
-
-def _cap(policy: Policy, outside: bool) -> int | None:
-    """A level's cap: as stated, else that of the conservative profile, which external prompts have by default."""
-    if policy.max_tokens_cap is not None:
-        return policy.max_tokens_cap
-    conservative = policy.max_tokens_profile == "conservative" or (outside and policy.external)
-    return PROFILES["conservative"] if conservative else None
-
-
-def _profile(levels: Sequence[Policy]) -> Literal["conservative", "standard"] | None:
-    return _one_of([policy.max_tokens_profile for policy in levels], "conservative", "standard")
-
-
-def _default(levels: Sequence[Policy], external: bool) -> int | None:
-    """max_tokens for callers that give none: the key's, the team's, that of the profile."""
-    told = [policy for policy in levels if mode_of(policy, "max_tokens") == "enforce"]
-    stated = _last(policy.max_tokens_default for policy in told)
-    if stated is not None:
-        return stated
-    profile = _profile(told) or ("conservative" if external and any(policy.external for policy in told) else None)
-    return PROFILES[profile] if profile else None
-
-
-_Word = TypeVar("_Word", bound=str)
-_Value = TypeVar("_Value")
-_STRENGTH: dict[Mode, int] = {"off": 0, "shadow": 1, "enforce": 2}
-
-
-def _one_of(stated: Sequence[_Word | None], strict: _Word, loose: _Word) -> _Word | None:
-    """The stricter of what the levels state; None when they say nothing."""
-    if strict in stated:
-        return strict
-    return loose if loose in stated else None
-
-
-def _strictest(stating: Sequence[Policy], control: str) -> Mode:
-    return max((mode_of(policy, control) for policy in stating), key=lambda mode: _STRENGTH[mode], default="enforce")
-
-
-def _least(values: Iterable[int | None]) -> int | None:
-    return min((value for value in values if value is not None), default=None)
-
-
-def _last(values: Iterable[_Value | None]) -> _Value | None:
-    """The key's word, else the team's: levels come team first."""
-    return next((value for value in reversed([*values]) if value is not None), None)

@@ -9,7 +9,11 @@ from collections.abc import Mapping
 import msgspec
 
 from bursar.core.calls import Call, Edits
+from bursar.core.compiling import compile_policy
+from bursar.core.controls import would_clamp, would_refuse
+from bursar.core.decisions import RuleAsked
 from bursar.core.errors import Refusal
+from bursar.core.explain import listed_models, output_rule, prompt_rule
 from bursar.core.plans import (
     SHARED_USER,
     BoundSet,
@@ -18,9 +22,7 @@ from bursar.core.plans import (
     KeyPlan,
     Rules,
     Shown,
-    compile_policy,
     matches_all,
-    provider_key_bounds,
 )
 from bursar.core.prices import Price
 
@@ -34,8 +36,9 @@ __all__ = [
     "Shown",
     "compile_policy",
     "decide",
-    "provider_key_bounds",
     "resolve_user",
+    "unpriced_refusal",
+    "user_refusal",
 ]
 
 HARD_DEFAULT = 4_096  # output tokens under a hard budget when neither caller nor policy gives a number
@@ -51,7 +54,7 @@ class Allowed(msgspec.Struct, kw_only=True, gc=False):
     output_cap: int  # tokens per choice that the ceiling counts with
     max_tokens_applied: int | None  # what Bursar set; None = the caller's own word stands
     truncated: bool  # the caller asked for more
-    shadowed: list[Refusal]  # what rules in shadow would have refused
+    shadowed: list[RuleAsked]  # what rules in shadow would have done
     price: Price | None  # None = unpriced, and no hard budget minds
     billed_as: str  # canonical model name, for counters
     budgets: tuple[str, ...]  # ids
@@ -71,7 +74,7 @@ def decide(
 ) -> Allowed:
     """Apply a plan to a call.
 
-    `price`: of the first candidate, or the provider's dearest where `plan.unpriced` is "assume_dearest".
+    `price`: of the first candidate, or the provider's dearest where the plan assumes that.
     `tag_default`, `allowed_by_tag`: what the provider key's tags say. `expected_input`: estimated input tokens; 0 =
     take a quarter of the bytes. Raises Refusal: model_not_allowed, purpose_not_allowed, prompt_too_large,
     unpriced_model, max_tokens_exceeded.
@@ -89,18 +92,18 @@ def decide(
         raise refusal
     billed_as = call.model if price is None else price.model
     budgets = plan.budget_set(call.model, billed_as, user)
-    shadowed: list[Refusal] = [] if plan.shadowed is None else _shadowed(plan.shadowed, call, tokens)
-    if price is None:
-        _check_unpriced(plan, call, budgets.hard, shadowed)
-    edits = Edits(stop=plan.stop)
+    if price is None and (budgets.hard or rules.refuses_unpriced):
+        raise unpriced_refusal(call)
+    edits = Edits(stop=rules.stop)
     if call.server_tools:
-        edits.tool_uses_cap = plan.tool_uses_cap
-    if call.max_tokens is None:
-        cap = _default_output(plan, call, price, tag_default, budgets.hard)
-        truncated = False
-    else:
-        cap = _capped_output(rules, call, price)
-        truncated = cap < call.max_tokens
+        edits.tool_uses_cap = rules.tool_uses_cap
+    cap = _output(rules, call, price, tag_default, budgets.hard)
+    truncated = call.max_tokens is not None and cap is not None and cap < call.max_tokens
+    shadowed: list[RuleAsked] = []
+    if plan.shadowed is not None:
+        shadowed = _shadowed(plan.shadowed, rules, call, tokens, priced=price is not None)
+    if plan.tried is not None or budgets.tried:
+        shadowed += _shadowed_output(plan, call, price, tag_default, budgets, cap)
     applied = None
     if cap is None:
         cap = UNCAPPED if price is None or price.max_output is None else price.max_output
@@ -128,12 +131,20 @@ def resolve_user(plan: KeyPlan, headers: Mapping[str, str]) -> str:
     """
     if not plan.user_header:
         return ""
+    refusal = user_refusal(plan, headers)
+    if refusal is None:
+        return headers[plan.user_header].strip()
+    if plan.user_missing == "shared" or plan.user_mode != "enforce":
+        return SHARED_USER
+    raise refusal
+
+
+def user_refusal(plan: KeyPlan, headers: Mapping[str, str]) -> Refusal | None:
+    """None where the header that the plan trusts names a user."""
     user = headers.get(plan.user_header, "").strip()
     if 0 < len(user) <= _USER_LENGTH and user.isprintable():
-        return user
-    if plan.user_missing == "shared":
-        return SHARED_USER
-    raise Refusal(
+        return None
+    return Refusal(
         "user_required",
         f"The header {plan.user_header} does not name a user",
         f"Send one of at most {_USER_LENGTH} printable characters",
@@ -173,31 +184,63 @@ def _too_large(unit: str, size: int, most: int) -> Refusal:
     )
 
 
-def _shadowed(rules: Rules, call: Call, tokens: int) -> list[Refusal]:
-    """What these rules would refuse or clamp, were they enforced."""
-    found = []
-    if not matches_all(rules.models, call.model):
-        found.append(_model_refusal(call))
-    refusal = _content_refusal(rules, call, tokens)
-    if refusal is not None:
-        found.append(refusal)
-    if rules.cap is not None and call.max_tokens is not None and call.max_tokens > rules.cap:
-        found.append(_too_much(call.max_tokens, rules.cap))
-    return found
-
-
-def _check_unpriced(plan: KeyPlan, call: Call, hard: bool, shadowed: list[Refusal]) -> None:
+def unpriced_refusal(call: Call) -> Refusal:
     """Without a price there is no ceiling: a hard budget refuses in any mode, the rest as the policy says."""
-    if not hard and (plan.unpriced != "refuse" or plan.unpriced_mode == "off"):
-        return
-    refusal = Refusal(
+    return Refusal(
         "unpriced_model",
         f"There is no price for the model {call.model[:100]!r}, so its cost cannot be bounded",
         "Give it one: `bursar prices set`",
     )
-    if hard or plan.unpriced_mode == "enforce":
-        raise refusal
-    shadowed.append(refusal)
+
+
+# ---- what is in shadow -----------------------------------------------------------------------------------------------
+
+
+def _shadowed(rules: Rules, enforced: Rules, call: Call, tokens: int, *, priced: bool) -> list[RuleAsked]:
+    """What these rules would refuse or change beyond the enforced ones, all but the output's cap."""
+    found = []
+    if not matches_all(rules.models, call.model):
+        found.append(would_refuse("models", "models", "model_not_allowed", listed_models(rules)))
+    if rules.purposes is not None and call.purpose not in rules.purposes:
+        says = ", ".join(sorted(rules.purposes))
+        found.append(would_refuse("purposes", "purposes", "purpose_not_allowed", says))
+    sizes = (("max_prompt_chars", "characters", call.prompt_chars), ("max_input_tokens", "tokens", tokens))
+    for name, unit, size in sizes:
+        most: int | None = getattr(rules, name)
+        if most is not None and size > most:
+            found.append(prompt_rule("shadow", name, unit, most, size, "prompt_too_large"))
+    if rules.refuses_unpriced and not priced:
+        found.append(would_refuse("unpriced", "unpriced", "unpriced_model", "refuse"))
+    cap = rules.tool_uses_cap
+    lower = cap is not None and (enforced.tool_uses_cap is None or cap < enforced.tool_uses_cap)
+    if lower and any(tool.max_uses is None for tool in call.server_tools):
+        found.append(would_clamp("tools", "tool_uses_cap", "uses", None, cap))
+    if set(rules.stop) - set(enforced.stop):
+        found.append(would_clamp("stop", "stop", "", None, None))
+    return found
+
+
+def _shadowed_output(
+    plan: KeyPlan, call: Call, price: Price | None, tag_default: int | None, budgets: BudgetSet, cap: int | None
+) -> list[RuleAsked]:
+    """What caps in shadow, and what hard budgets in shadow demand of a call, would do to its output and to itself."""
+    found = []
+    tried = plan.tried or plan.enforced
+    try:
+        changed = _output(tried, call, price, tag_default, budgets.hard)
+        if changed != cap:
+            rule = "max_tokens_default" if call.max_tokens is None else "max_tokens_cap"
+            found.append(would_clamp("max_tokens", rule, "tokens", cap, changed))
+        elif budgets.tried and not budgets.hard:
+            changed = _output(tried, call, price, tag_default, hard=True)
+            if changed != cap:
+                found.append(would_clamp("budgets", "hard", "tokens", cap, changed))
+    except Refusal as refusal:
+        asked, limit = (int(refusal.facts[name]) for name in ("asked", "limit"))
+        found.append(output_rule("shadow", "refuses", limit, asked, refusal.word))
+    if budgets.tried and not budgets.hard and price is None:
+        found.append(would_refuse("budgets", "hard", "unpriced_model"))
+    return found
 
 
 # ---- how much it may answer ------------------------------------------------------------------------------------------
@@ -222,11 +265,18 @@ def _floor(price: Price | None) -> int:
     return 0 if price is None else price.reasoning_floor
 
 
-def _default_output(plan: KeyPlan, call: Call, price: Price | None, tag_default: int | None, hard: bool) -> int | None:
+def _output(rules: Rules, call: Call, price: Price | None, tag_default: int | None, hard: bool) -> int | None:
+    """The cap that the call is sent with; None = leave it as it is. Raises Refusal(max_tokens_exceeded)."""
+    if call.max_tokens is None:
+        return _default_output(rules, call, price, tag_default, hard)
+    return _capped_output(rules, call, price)
+
+
+def _default_output(rules: Rules, call: Call, price: Price | None, tag_default: int | None, hard: bool) -> int | None:
     """The cap for a caller who gave none; None = leave the call as it is."""
     floor = _floor(price)
-    cap = plan.enforced.cap
-    default = plan.default if plan.default is not None else tag_default
+    cap = rules.cap
+    default = rules.default if rules.default is not None else tag_default
     if default is None:
         default = cap if cap is not None else HARD_DEFAULT if hard else None
         if default is None:

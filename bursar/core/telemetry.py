@@ -22,7 +22,9 @@ _OVERHEAD = (0.0001, 0.0002, 0.0004, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1)
 METRICS: dict[str, Metric] = {
     "bursar_requests_total": Metric("counter", "Calls by outcome", ("team", "model", "key", "status", "word")),
     "bursar_refusals_total": Metric("counter", "Calls not served, by reason", ("team", "word")),
-    "bursar_shadow_total": Metric("counter", "What shadowed controls would have done", ("team", "control", "word")),
+    "bursar_shadow_total": Metric(
+        "counter", "What shadowed controls would have done", ("team", "control", "rule", "verdict", "word")
+    ),
     "bursar_input_tokens_total": Metric("counter", "Input tokens billed", ("team", "model", "key")),
     "bursar_output_tokens_total": Metric("counter", "Output tokens billed", ("team", "model", "key")),
     "bursar_cached_tokens_total": Metric("counter", "Input tokens read from a provider's cache", ("team", "model")),

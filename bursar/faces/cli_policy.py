@@ -6,7 +6,7 @@ import msgspec
 import typer
 from msgspec import inspect
 
-from bursar.core.directory import LimitUnit, Policy
+from bursar.core.directory import LimitUnit, Mode, Policy
 from bursar.core.strict import suggest
 from bursar.core.units import format_duration
 from bursar.faces.cli_terminal import USAGE, Trouble, seconds
@@ -26,7 +26,7 @@ LimitOption = Annotated[
     typer.Option(
         "--limit",
         metavar="UNIT=N/SPAN",
-        help="requests=60/1m, tokens=100000/1m, concurrency=8. Repeat.",
+        help="requests=60/1m, tokens=100000/1m, concurrency=8; then ,burst=N or ,mode=shadow. Repeat.",
         default_factory=list,
         show_default=False,
     ),
@@ -76,8 +76,12 @@ def _kinds(kind: inspect.Type) -> set[type]:
 
 
 def _limit(text: str) -> dict[str, Any]:
-    """``[SCOPE:]UNIT=AMOUNT[/SPAN][,burst=N]`` -> a LimitDef without its id."""
-    head, _, burst = text.partition(",burst=")
+    """``[SCOPE:]UNIT=AMOUNT[/SPAN][,burst=N][,mode=shadow]`` -> a LimitDef without its id."""
+    head, *more = text.split(",")
+    said = dict(item.partition("=")[::2] for item in more)
+    burst, mode = said.pop("burst", ""), said.pop("mode", "")
+    if said or mode not in ("", *get_args(Mode)):
+        raise Trouble(f"`{text}` is not a limit", "Write --limit requests=60/1m,burst=10,mode=shadow", USAGE)
     unit_text, equals, amount_text = head.partition("=")
     scope, _, unit = unit_text.rpartition(":")
     amount, _, span = amount_text.partition("/")
@@ -94,6 +98,8 @@ def _limit(text: str) -> dict[str, Any]:
         limit["per_seconds"] = seconds(span if span[0].isdigit() else f"1{span}")
     if scope:
         limit["scope"] = scope
+    if mode:
+        limit["mode"] = mode
     return limit
 
 
@@ -105,11 +111,14 @@ def policy_facts(policy: dict[str, Any]) -> dict[str, str]:
 
 
 def limit_text(limit: dict[str, Any]) -> str:
+    mode = f" ({limit['mode']})" if limit.get("mode") else ""
     if limit["unit"] == "concurrency":
-        return f"{limit['amount']} calls in flight per {limit.get('scope', 'key')}"
+        return f"{limit['amount']} calls in flight per {limit.get('scope', 'key')}{mode}"
     burst = f", burst {limit['burst']}" if limit.get("burst") else ""
     span = format_duration(limit.get("per_seconds", 60))
-    return f"{limit['amount']:,} {limit['unit'].replace('_', ' ')} in {span} per {limit.get('scope', 'key')}{burst}"
+    return (
+        f"{limit['amount']:,} {limit['unit'].replace('_', ' ')} in {span} per {limit.get('scope', 'key')}{burst}{mode}"
+    )
 
 
 def _shown(value: Any) -> str:

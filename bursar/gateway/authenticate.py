@@ -6,6 +6,7 @@ A key is found by the keyed digest of its whole text in one dict look-up, so the
 from collections.abc import Callable
 from typing import NamedTuple
 
+from bursar.core.controls import would_refuse
 from bursar.core.errors import Refusal
 from bursar.core.networks import caller_address
 from bursar.core.restore import paused_refusal
@@ -13,6 +14,7 @@ from bursar.core.tokens import parse
 from bursar.gateway.flight import Flight
 from bursar.gateway.freshness import check_fresh
 from bursar.gateway.node import Node
+from bursar.gateway.shadow import note_shadow
 from bursar.ports import Exchange
 
 _HINT = "Send it as `Authorization: Bearer bsr_...` or `x-api-key: bsr_...`"
@@ -48,8 +50,8 @@ def authenticate(node: Node, flight: Flight) -> None:
             raise Refusal("key_expired", "This secret of the key has been replaced", "Use the key's new secret")
     plan.check_alive(now)
     check_fresh(node, None if plan.grant is not None else plan)  # no store's act knows which tokens are revoked
-    if plan.networks:
-        plan.check_network(caller_of(node, flight.exchange))
+    if plan.by_network and (would := plan.check_network(caller_of(node, flight.exchange))) is not None:
+        note_shadow(node, flight, would_refuse("networks", "networks", would.word))
 
 
 def caller_of(node: Node, exchange: Exchange) -> str:

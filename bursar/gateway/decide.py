@@ -1,11 +1,12 @@
 """Stage 5: ask the policy, with the facts of the first way there is to serve the call."""
 
-from bursar.core.explain import shadow_rules
-from bursar.core.policy import Rules, decide
-from bursar.gateway.admit import note_shadow
+from bursar.core.controls import would_refuse
+from bursar.core.policy import KeyPlan, decide
+from bursar.core.prices import Price
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Option
-from bursar.gateway.price import find_options, price_of
+from bursar.gateway.price import find_options, listed_price, price_of
+from bursar.gateway.shadow import note_shadow
 
 
 def apply_policy(node: Node, flight: Flight) -> list[Option]:
@@ -20,15 +21,26 @@ def apply_policy(node: Node, flight: Flight) -> list[Option]:
         options = find_options(node, flight)
         price = price_of(node, plan, options[0])
     allowed = decide(
-        plan, call, price, user=flight.user, tag_default=options[0].key.max_tokens_default if options else None
+        plan,
+        call,
+        price,
+        user=flight.user,
+        tag_default=options[0].key.max_tokens_default if options else None,
     )
     flight.allowed = allowed
     flight.model = allowed.billed_as if price is not None else ""
-    if allowed.shadowed:
-        for rule in shadow_rules(plan.shadowed or Rules(), call, allowed.shadowed):
-            note_shadow(node, flight, rule.word, rule)
+    if _assumed(node, plan, options, price):
+        note_shadow(node, flight, would_refuse("unpriced", "unpriced", "unpriced_model", "refuse"))
+    for would in allowed.shadowed:
+        note_shadow(node, flight, would)
     if allowed.max_tokens_applied is not None:
         flight.headers += f"x-bursar-max-tokens-applied: {allowed.max_tokens_applied}\r\n"
         if allowed.truncated:
             flight.headers += "x-bursar-truncated: policy\r\n"
     return options
+
+
+def _assumed(node: Node, plan: KeyPlan, options: list[Option], price: Price | None) -> bool:
+    """Whether a level in shadow would have refused the price that another level has had assumed."""
+    refuses = plan.assume_dearest and plan.shadowed is not None and plan.shadowed.refuses_unpriced
+    return refuses and price is not None and listed_price(node, options[0]) is None

@@ -125,7 +125,7 @@ def _rules(node: Node, flight: Flight) -> Iterator[RuleAsked]:
         return
     way = flight.ways[0]
     bounds = plan.call_bounds(allowed.billed_as, flight.user).enforced
-    bounds += plan.provider_key_limits(way.option.key.id)
+    bounds += plan.provider_key_limits(way.option.key.id).enforced
     refused_by_rate = refusal is not None and refusal.word in _LIMIT_WORDS
     yield from _limit_rules(node, flight, bounds)
     if not refused_by_rate:
@@ -191,7 +191,9 @@ def _saved(flight: Flight, rule: RuleAsked) -> int:
     if rule.verdict == "refuses" or not flight.cost_pico:
         return flight.cost_pico
     usage, allowed, call = flight.usage, flight.allowed, flight.call
-    if usage is None or allowed is None or allowed.price is None or call is None or rule.limit is None:
+    if rule.unit != "tokens" or rule.limit is None:
+        return 0  # stop sequences, tools: nobody can say
+    if usage is None or allowed is None or allowed.price is None or call is None:
         return 0
     most = int(rule.limit) * call.n
     if usage.output_tokens <= most:

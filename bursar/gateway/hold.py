@@ -17,12 +17,13 @@ from bursar.core.limits import Bound, Limited, Reservation
 from bursar.core.policy import Shown
 from bursar.core.prices import worst_output_rate
 from bursar.core.restore import paused_refusal
-from bursar.gateway.admit import limit_in_shadow, limit_refusal, note_shadow
+from bursar.gateway.admit import limit_refusal
 from bursar.gateway.answer import limit_headers
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node
 from bursar.gateway.price import Priced
 from bursar.gateway.settle import Attempt
+from bursar.gateway.shadow import limit_in_shadow, note_shadow
 
 _LEAST_OUTPUT = 16  # a hold is not shrunk to an answer that says nothing
 
@@ -46,7 +47,7 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
         raise
     for stand in node.money.stands(held.shadow) if held.shadow else ():
         rule = budget_in_shadow(stand, top.pico if stand.hard else top.expected_pico)
-        note_shadow(node, flight, stand.budget_id, rule)
+        note_shadow(node, flight, rule)
     return Attempt(
         provider=priced.option.provider,
         price=priced.price,
@@ -74,7 +75,8 @@ async def _take_tokens(
         enforced, shadowed = _on_tokens(enforced), _on_tokens(shadowed)
     now = node.clock.monotonic()
     owner, inputs, outputs = plan.owner_id, top.expected_input, top.expected_output
-    enforced += plan.provider_key_limits(provider_key)
+    of_provider_key = plan.provider_key_limits(provider_key)
+    enforced, shadowed = enforced + of_provider_key.enforced, shadowed + of_provider_key.shadowed
     held = await node.rates.hold(owner, enforced, inputs, outputs, now, flight.number)
     if isinstance(held, Reservation):
         taken.append(held)
@@ -87,7 +89,7 @@ async def _take_tokens(
     if isinstance(would, Limited):
         bound = would.bound
         asked = inputs * bound.of_input + outputs * bound.of_output or 1
-        note_shadow(node, flight, would.word, limit_in_shadow(node, would, asked))
+        note_shadow(node, flight, limit_in_shadow(node, would, asked))
     else:
         taken.append(would)
 

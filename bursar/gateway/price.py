@@ -9,14 +9,16 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from bursar.core.calls import Call, Ceiling
-from bursar.core.ceiling import ceiling
+from bursar.core.ceiling import ceiling, unbounded_reason
+from bursar.core.controls import would_refuse
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import Refusal
-from bursar.core.policy import KeyPlan
+from bursar.core.policy import KeyPlan, unpriced_refusal
 from bursar.core.prices import Band, Price
 from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts, rank_keys, usable_keys
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Option, Provider
+from bursar.gateway.shadow import note_shadow
 
 _NOTHING = Ceiling(0, 0, 0, 0, 0, 0)  # what counting tokens can cost: providers do it for free
 
@@ -99,11 +101,15 @@ def _nobody(node: Node, call: Call) -> Refusal:
 
 def price_of(node: Node, plan: KeyPlan, option: Option) -> Price | None:
     """The price in force; for an unpriced model the provider's dearest, where policy says so."""
-    now = node.clock.now()
-    found = node.prices.find(option.provider.prices, option.priced_as, now)
-    if found is None and plan.unpriced == "assume_dearest":
-        found = node.prices.dearest(option.provider.prices, now)
+    found = listed_price(node, option)
+    if found is None and plan.assume_dearest:
+        found = node.prices.dearest(option.provider.prices, node.clock.now())
     return found
+
+
+def listed_price(node: Node, option: Option) -> Price | None:
+    """The price in force of the model itself."""
+    return node.prices.find(option.provider.prices, option.priced_as, node.clock.now())
 
 
 def price(node: Node, flight: Flight, options: list[Option]) -> list[Priced]:
@@ -133,13 +139,11 @@ def _price_way(node: Node, flight: Flight, option: Option, *, first: bool) -> Pr
     budgets = plan.budget_set(call.model, allowed.billed_as, flight.user, option.key.id)
     found = allowed.price if first else price_of(node, plan, option)
     if found is None:
-        if budgets.hard or (plan.unpriced == "refuse" and plan.unpriced_mode == "enforce"):
-            raise Refusal(
-                "unpriced_model",
-                f"There is no price for the model {call.model[:100]!r}, so its cost cannot be bounded",
-                "Give it one: `bursar prices set`",
-            )
+        if budgets.hard or plan.enforced.refuses_unpriced:
+            raise unpriced_refusal(call)
         found = node.prices.dearest(option.provider.prices, node.clock.now()) or free_price(option)
+    elif first and budgets.tried and not budgets.hard and unbounded_reason(call, found, allowed.output_cap):
+        note_shadow(node, flight, would_refuse("budgets", "hard", "unbounded_request"))
     top = (
         _NOTHING
         if call.route == "count_tokens"

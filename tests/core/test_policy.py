@@ -21,7 +21,6 @@ from bursar.core.policy import (
     KeyPlan,
     compile_policy,
     decide,
-    provider_key_bounds,
     resolve_user,
 )
 from bursar.core.prices import Price
@@ -317,7 +316,7 @@ def test_a_hard_budget_refuses_the_unpriced_in_any_mode() -> None:
     refused("unpriced_model", plan(lax, budgets=HARD), a_call(), None)
     soft = plan(budgets=(budget("key", "key_1", hard=False),))
     assert decide(soft, a_call(), None).price is None
-    assert plan(lax, Policy(unpriced="refuse")).unpriced == "refuse"
+    assert not plan(lax, Policy(unpriced="refuse")).assume_dearest
 
 
 def test_budgets_are_those_of_key_team_owner_tags_model_and_user() -> None:
@@ -405,7 +404,7 @@ def test_limits_are_split_by_what_is_known_when() -> None:
         ("by-user", "team_1/ann"),
         ("tpm", "key_1"),
     }
-    assert names(provider_key_bounds(team.limits, "pk_1")) == {("by-lease", "pk_1")}
+    assert names(the_plan.provider_key_limits("pk_1").enforced) == {("by-lease", "pk_1")}
     assert the_plan.call_bounds("o3", "").enforced != the_plan.call_bounds("gpt-4o", "").enforced
 
 

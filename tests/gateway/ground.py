@@ -206,9 +206,9 @@ class Stand:
             n for series, n in counted.items() if labels.items() <= dict(zip(names, series, strict=True)).items()
         )
 
-    def tokens_taken(self, limit: LimitDef, subject: str) -> float:
+    def tokens_taken(self, limit: LimitDef, subject: str, *, shadow: bool = False) -> float:
         """Units of a bucket that are not there now."""
-        bound = bind(limit, subject)
+        bound = bind(limit, subject, shadow=shadow)
         wait = max(self.rates._full_at.get(bound.key, 0.0) - self.clock.monotonic(), 0.0)
         return round(wait / bound.seconds_per_unit, 6)
 

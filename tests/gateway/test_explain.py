@@ -212,7 +212,7 @@ async def test_rules_in_shadow_tell_what_they_would_have_saved(make_stand: MakeS
         "rpm": ("refuses", "rate_limited", cost),
         "tpm": ("refuses", "rate_limited", cost),
         "models": ("refuses", "model_not_allowed", cost),
-        "max_tokens_cap": ("clamps", "max_tokens_exceeded", 20 * OUT),
+        "max_tokens_cap": ("clamps", "", 20 * OUT),
         "tiny": ("refuses", "can_never_fit", cost),
     }
     assert "rpm" not in {rule.rule for rule in first.shadowed}

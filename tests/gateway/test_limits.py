@@ -176,9 +176,9 @@ async def test_slots_in_shadow_are_taken_and_given_back(make_stand: MakeStand) -
 async def test_tokens_in_shadow_are_settled_too(make_stand: MakeStand) -> None:
     stand = make_stand(policy=limited(TOKENS, mode="shadow"))
     await stand.ask(completion("Hi", usage(40, 20)))
-    assert stand.tokens_taken(TOKENS, stand.key.id) == 60
+    assert stand.tokens_taken(TOKENS, stand.key.id, shadow=True) == 60
     await stand.ask(unsent())
-    assert stand.tokens_taken(TOKENS, stand.key.id) == 60
+    assert stand.tokens_taken(TOKENS, stand.key.id, shadow=True) == 60
 
 
 async def test_tokens_in_shadow_that_would_refuse_take_nothing(make_stand: MakeStand) -> None:
@@ -206,16 +206,16 @@ async def test_limits_that_are_off_count_nothing(make_stand: MakeStand) -> None:
 async def test_a_budget_in_shadow_refuses_nothing_and_is_counted(make_stand: MakeStand) -> None:
     stand = make_stand(budgets=[budget(5, mode="shadow")])
     assert (await stand.ask(ok())).status == 200
-    assert stand.count("bursar_shadow_total", control="budgets") == 1
+    assert stand.count("bursar_shadow_total", control="budgets", rule="b") == 1
     assert stand.balance() == (18_000, 0)
 
 
 @pytest.mark.parametrize(
     ("policy", "control"),
     [
-        (Policy(models=("other",), modes={"models": "shadow"}), "policy"),
-        (Policy(max_prompt_chars=1, modes={"prompt": "shadow"}), "policy"),
-        (Policy(max_tokens_cap=5, modes={"max_tokens": "shadow"}), "policy"),
+        (Policy(models=("other",), modes={"models": "shadow"}), "models"),
+        (Policy(max_prompt_chars=1, modes={"prompt": "shadow"}), "prompt"),
+        (Policy(max_tokens_cap=5, modes={"max_tokens": "shadow"}), "max_tokens"),
     ],
 )
 async def test_a_policy_in_shadow_refuses_nothing_and_is_counted(
