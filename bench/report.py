@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from bench import estimates
 from bench.figures_money import MoneyMeasured
 from bench.rows import Case, Figures, Measured
 from bench.targets import descriptors
@@ -67,6 +68,7 @@ def write(measured: Measured, conditions: Mapping[str, str], folder: Path) -> Pa
             *_tokens(measured.tokens),
             *_audit(measured.audit),
             *_vault(measured),
+            *estimates.section(),
         ]
     )
     page.write_text(text + "\n" + _CAVEATS)

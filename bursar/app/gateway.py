@@ -17,6 +17,7 @@ from bursar.app import collector
 from bursar.app.backing import OpenBacking, open_embedded
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.descriptors import most_connections
+from bursar.app.learning import Learning
 from bursar.app.logs import set_up_logs
 from bursar.app.rates import CannotServe, RatesDesk
 from bursar.app.signatures import Ed25519
@@ -86,6 +87,7 @@ class Gateway:
             settings.rates, boot, self._alone, self._happen, fleet=settings.store.kind != "embedded"
         )
         self._leases = Leases(self._link, clock)
+        self._learning = Learning(folder)
         self._uses = UsesFlush(boot, self._leases.take_uses)
         self.node = Node(
             clock=clock,
@@ -100,6 +102,7 @@ class Gateway:
             splitter=EventSplitter,
             digest=digester(b""),
         )
+        self.node.estimate = self._learning.estimate
         self.node.most_top_keys = settings.metrics.top_keys
         self.node.happenings = self._happen
         self.node.decisions = Decisions(boot, **structs.asdict(settings.explain.record))
@@ -134,11 +137,14 @@ class Gateway:
         collector.release()
         say_ready(self._spec.ready_fd, Ready(name="gateway"))
         ship = asyncio.create_task(self._ship_for_ever())
+        keep = asyncio.create_task(self._learning.keep_for_ever())
         await vigil.stopped()
         self.node.drains.most = 0  # who leaves from now on, or is cut off at the end, is not read on for
         await self._server.drain(self._spec.config.drain)
         ship.cancel()
+        keep.cancel()
         await self._backing.close()
+        await self._learning.keep()
         await self._ship_the_last()
         link.cancel()
         rates.cancel()

@@ -52,6 +52,7 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     audio: bool = False  # audio in or out
     overhead_tokens: int = 0  # input that the provider adds for what the body asks for: tool prompts, citation marks
     user: str = ""  # the body's own user field: recorded, never trusted
+    content: str = ""  # its class, for the estimate (core.content); set when it is priced
     parsed: object = None  # the dialect's private parse, for `rewrite`
 
 

@@ -78,7 +78,7 @@ def _unbounded_tool(call: Call, price: Price, tool_cap: int | None) -> str:
     return ""
 
 
-def ceiling(
+def ceiling(  # noqa: PLR0913 - facts of one call
     call: Call,
     price: Price,
     output_cap: int,
@@ -87,12 +87,13 @@ def ceiling(
     *,
     allow_unknown: bool = False,
     tool_cap: int | None = None,
+    key_id: str = "",
 ) -> Ceiling:
     """The ceiling of a call, in pico-USD, and what is expected of it.
 
     `output_cap`: output tokens per choice as they will be sent. `tool_cap`: uses that policy injects into server tools
     without a cap. `strict`: a hard budget applies; raises Refusal(unbounded_request) where no finite ceiling exists.
-    Without it the figure is the best that is known.
+    Without it the figure is the best that is known. `key_id`: whose answers' lengths are expected.
     """
     if strict:
         reason = unbounded_reason(call, price, output_cap, allow_unknown, tool_cap)
@@ -107,7 +108,7 @@ def ceiling(
     output_tokens = output_cap * call.n
     input_rate, output_rate = worst_rates(price, call, input_tokens)
     pico = input_tokens * input_rate + output_tokens * output_rate + fees + price.request_fee
-    expected_input, expected_output = ratios.expected(price.model, call.input_bytes, output_cap)
+    expected_input, expected_output = ratios.expected(price.model, call.content, key_id, call.input_bytes, output_cap)
     expected_input = min(expected_input, input_tokens)
     expected_output *= call.n
     band = price.bands[0] if len(price.bands) == 1 else band_at(price.bands, expected_input)

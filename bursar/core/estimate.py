@@ -1,73 +1,122 @@
-"""What a call will probably use: learned tokens per byte and output length, by model.
+"""What a call will probably use: learned tokens per byte and output length, each with its middle and its high side.
 
-Soft budgets and token limits go by this; hard budgets never do. Learned from settled usage, so that no tokenizer is
-needed and a new one is followed by itself. Floats: these are guesses, not money.
+Soft budgets and token limits go by the middle (p50): half of the calls use less. `high` (p95) is told by
+`POST /v1/estimate`. Hard budgets never go by either. Tokens per byte are learned by model and content class, output by
+model and key, from settled usage, so that no tokenizer is needed and a new one is followed by itself. Floats: these
+are guesses, not money.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+import msgspec
 
 from bursar.core.calls import Usage
+from bursar.core.quantiles import Quantiles, Sketch, around
 
-PRIOR_RATIO = 0.25  # tokens per UTF-8 byte: English text is about 0.21, code and JSON more
-PRIOR_OUTPUT = 300.0  # tokens
-_PRIOR_WEIGHT = 8  # observations that the priors count for
-_SLOWEST = 0.02  # share of a new observation once much is known: about the last fifty count
+PRIOR_RATIO = around(0.25, 0.4)  # tokens per UTF-8 byte, where the shipped priors say nothing
+PRIOR_OUTPUT = around(300.0, 2_000.0)  # tokens
 _RATIO_MAX = 4.0  # an image in few bytes must not teach nonsense
-_MODELS_MAX = 1_024  # further models share one row
+_OUTPUT_MAX = 1e7
+_TELLS_MODEL = (
+    8  # of so many answers of a key one is the model's too, from which new keys start: half a microsecond less
+)
+_ROWS_MAX = 4_096  # of each kind; the oldest makes room
+
+Name = tuple[str, str]
+Rows = dict[Name, Sketch]
 
 
-class _Learned:
-    __slots__ = ("output", "ratio", "seen")
+class Family(msgspec.Struct, frozen=True, kw_only=True):
+    """Priors of the models with one tokenizer: (p50, p95) of tokens per byte by content class."""
 
-    def __init__(self, ratio: float, output: float, seen: int) -> None:
-        self.ratio = ratio
-        self.output = output
-        self.seen = seen
+    models: tuple[str, ...]  # globs
+    ratios: dict[str, tuple[float, float]]
 
 
-class LearnedState(NamedTuple):
-    """One model's row, as it is kept over a restart."""
+class Learned(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything learned, as it is kept over a restart: (model, content class) and (model, key) to its sketch."""
 
-    ratio: float
-    output: float
-    seen: int
+    ratios: tuple[tuple[str, str, Quantiles], ...] = ()
+    outputs: tuple[tuple[str, str, Quantiles], ...] = ()
 
 
 class Estimate:
-    """Expected tokens by model. Owned by one thread; `state` and `restore` carry it over a restart."""
+    """Expected tokens. Owned by one thread; `state` and `restore` carry it over a restart."""
 
-    def __init__(self) -> None:
-        self._rows: dict[str, _Learned] = {}
+    def __init__(self, priors: Iterable[Family] = ()) -> None:
+        self._priors = tuple(priors)
+        self._ratios: Rows = {}
+        self._outputs: Rows = {}  # key "" = of the model, whatever the key
+        self.learned = 0  # usages taken in
 
-    def expected(self, model: str, input_bytes: int, cap: int) -> tuple[int, int]:
-        """(input tokens, output tokens <= cap) to expect of a call."""
-        row = self._rows.get(model)
-        if row is None:
-            return int(input_bytes * PRIOR_RATIO) + 1, cap if cap < PRIOR_OUTPUT else int(PRIOR_OUTPUT)
-        output = int(row.output) + 1
-        return int(input_bytes * row.ratio) + 1, cap if cap < output else output
+    def expected(self, model: str, content: str, key_id: str, input_bytes: int, cap: int) -> tuple[int, int]:
+        """(input tokens, output tokens <= cap) that half of such calls stay below."""
+        ratio = self._ratios.get((model, content)) or self._new_ratio(model, content)
+        output = int((self._outputs.get((model, key_id)) or self._output(model)).p50) + 1
+        return int(input_bytes * ratio.p50) + 1, cap if cap < output else output
 
-    def learn(self, model: str, input_bytes: int, usage: Usage) -> None:
+    def high(self, model: str, content: str, key_id: str, input_bytes: int, cap: int) -> tuple[int, int]:
+        """The same that nineteen of twenty such calls stay below; never less than `expected`."""
+        ratio = self._ratios.get((model, content)) or self._new_ratio(model, content)
+        output = int((self._outputs.get((model, key_id)) or self._output(model)).p95) + 1
+        return int(input_bytes * ratio.p95) + 1, cap if cap < output else output
+
+    def learn(self, model: str, content: str, key_id: str, input_bytes: int, usage: Usage) -> None:
         """Take in a settled usage. `model` is the price's canonical name, `input_bytes` the call's."""
-        row = self._rows.get(model)
-        if row is None:
-            row = self._new(model)
-        row.seen += 1
-        weight = max(1.0 / (row.seen + _PRIOR_WEIGHT), _SLOWEST)
+        self.learned += 1
         if input_bytes > 0:
-            ratio = usage.input_tokens / input_bytes
-            row.ratio += ((ratio if ratio < _RATIO_MAX else _RATIO_MAX) - row.ratio) * weight
-        row.output += (usage.output_tokens - row.output) * weight
+            ratio = self._ratios.get((model, content)) or self._new_ratio(model, content)
+            ratio.take(usage.input_tokens / input_bytes)
+        own = self._outputs.get((model, key_id))
+        if own is None:
+            own = _keep(self._outputs, (model, key_id), self._output(model).state()._replace(seen=0), _OUTPUT_MAX)
+        own.take(usage.output_tokens)
+        if key_id and own.seen % _TELLS_MODEL == 1:
+            self._output(model).take(usage.output_tokens)
 
-    def state(self) -> dict[str, LearnedState]:
-        """Everything learned, by model."""
-        return {model: LearnedState(row.ratio, row.output, row.seen) for model, row in self._rows.items()}
+    def observations(self, model: str, content: str, key_id: str) -> tuple[int, int]:
+        """How many usages stand behind the two figures; 0 = they are priors."""
+        ratio = self._ratios.get((model, content))
+        output = self._outputs.get((model, key_id)) or self._outputs.get((model, ""))
+        return ratio.seen if ratio is not None else 0, output.seen if output is not None else 0
 
-    def restore(self, state: dict[str, LearnedState]) -> None:
-        """Replace what was learned. Rows beyond the bound are dropped, the last ones first."""
-        kept = list(state.items())[:_MODELS_MAX]
-        self._rows = {model: _Learned(ratio, output, seen) for model, (ratio, output, seen) in kept}
+    # ---- over a restart
 
-    def _new(self, model: str) -> _Learned:
-        name = model if len(self._rows) < _MODELS_MAX else ""
-        return self._rows.setdefault(name, _Learned(PRIOR_RATIO, PRIOR_OUTPUT, 0))
+    def state(self) -> Learned:
+        """What was learned; priors are not repeated."""
+        return Learned(ratios=_told(self._ratios), outputs=_told(self._outputs))
+
+    def restore(self, state: Learned) -> None:
+        """Replace what was learned. Rows beyond the bound are dropped, the first ones first."""
+        self._ratios, self._outputs = {}, {}
+        for model, content, quantiles in state.ratios:
+            _keep(self._ratios, (model, content), quantiles, _RATIO_MAX)
+        for model, key_id, quantiles in state.outputs:
+            _keep(self._outputs, (model, key_id), quantiles, _OUTPUT_MAX)
+
+    # ---- inside
+
+    def _new_ratio(self, model: str, content: str) -> Sketch:
+        return _keep(self._ratios, (model, content), self._prior(model, content), _RATIO_MAX)
+
+    def _output(self, model: str) -> Sketch:
+        return self._outputs.get((model, "")) or _keep(self._outputs, (model, ""), PRIOR_OUTPUT, _OUTPUT_MAX)
+
+    def _prior(self, model: str, content: str) -> Quantiles:
+        for family in self._priors:
+            if any(fnmatchcase(model, pattern) for pattern in family.models):
+                found = family.ratios.get(content)
+                return around(*found) if found is not None else PRIOR_RATIO
+        return PRIOR_RATIO
+
+
+def _keep(rows: Rows, name: Name, start: Quantiles, most: float) -> Sketch:
+    if len(rows) >= _ROWS_MAX and name not in rows:
+        del rows[next(iter(rows))]
+    made = rows[name] = Sketch(start, most)
+    return made
+
+
+def _told(rows: Mapping[Name, Sketch]) -> tuple[tuple[str, str, Quantiles], ...]:
+    return tuple((*name, sketch.state()) for name, sketch in rows.items() if sketch.seen)

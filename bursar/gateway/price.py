@@ -10,6 +10,7 @@ import msgspec
 
 from bursar.core.calls import Call, Ceiling
 from bursar.core.ceiling import ceiling, unbounded_reason
+from bursar.core.content import content_of
 from bursar.core.controls import would_refuse
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import Refusal
@@ -119,6 +120,8 @@ def price(node: Node, flight: Flight, options: list[Option]) -> list[Priced]:
     """
     priced: list[Priced] = []
     refused: Refusal | None = None
+    assert flight.call is not None
+    flight.call.content = content_of(flight.call)
     for option in options:
         try:
             priced.append(_price_way(node, flight, option, first=option is options[0]))
@@ -155,6 +158,7 @@ def _price_way(node: Node, flight: Flight, option: Option, *, first: bool) -> Pr
             budgets.hard,
             allow_unknown=allowed.allow_unknown,
             tool_cap=allowed.edits.tool_uses_cap,
+            key_id=plan.key_id,
         )
     )
     return Priced(option=option, price=found, ceiling=top, budgets=budgets.ids, strict=budgets.hard)

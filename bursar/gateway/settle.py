@@ -60,8 +60,7 @@ def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
     if price is not None and usage is not None and (attempt.ending == "answered" or not attempt.interim):
         exact, pico = True, price.pico
         if attempt.ending == "answered" and usage.input_tokens:  # a count of tokens bills none, and teaches nothing
-            assert flight.call is not None
-            node.estimate.learn(attempt.price.model, flight.call.input_bytes, usage)
+            _learn(node, flight, attempt.price.model, usage)
     else:
         exact, pico = False, max(_inexact(flight, attempt), 0 if price is None else price.pico)
         reason = attempt.invalid or ("missing" if attempt.ending == "answered" else attempt.ending)
@@ -76,6 +75,13 @@ def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
     if usage is not None:
         _settle_tokens(node, attempt, usage.input_tokens, usage.output_tokens)
     # Without usage the reservation stays as charged: the estimate is the best that is known.
+
+
+def _learn(node: Node, flight: Flight, model: str, usage: Usage) -> None:
+    call, plan = flight.call, flight.plan
+    assert call is not None
+    assert plan is not None
+    node.estimate.learn(model, call.content, plan.key_id, call.input_bytes, usage)
 
 
 def _price(attempt: Attempt, usage: Usage | None) -> Cost | None:

@@ -135,7 +135,9 @@ async def test_tokens_are_settled_for_both(pair: Any) -> None:
         await at_rest(stands)
     left = (await stands[1].ask(ok(), body=chat(max_tokens=10))).header("x-ratelimit-remaining-tokens")
     assert left is not None
-    assert 1_900 <= int(left) <= 2_010
+    assert (
+        1_700 <= int(left) <= 2_010
+    )  # less what is expected of the last one: by now it is known that few bytes are many tokens here
 
 
 async def test_tokens_are_given_back_when_money_refuses(pair: Any) -> None:
