@@ -12,7 +12,7 @@ from typing import Any
 
 from bursar.app.audit_jobs import AuditJobs
 from bursar.control.audit_desk import ExportForm
-from bursar.core.audit import AuditFailed, Wanted
+from bursar.core.audit import AuditFailed, Wanted, decode_record, unframe
 from bursar.core.errors import Refusal
 from bursar.stores.audit_db import AuditDb
 from bursar.stores.audit_postgres import AuditPostgres, chains
@@ -71,14 +71,18 @@ async def _copied(store: Postgres, chain: str) -> AsyncIterator[Path]:
     with tempfile.TemporaryDirectory(prefix="bursar-audit-") as folder:
         copy = AuditDb(Path(folder) / "audit.db", timeout=60.0, durability="process")
         try:
-            last, _ = await trail.position()
-            seq = 0
-            while seq < last:
-                lines = await trail.read(seq, min(_LINES_AT_ONCE, last - seq))
-                if not lines:
-                    break  # a gap, which the proof will name
-                await copy.write(lines)
-                seq += len(lines)
+            seq = await _copy_records(trail, copy, 0)
+            for run, digest in await trail.pruned():
+                await copy.prune([run], digest)
+            await _copy_records(trail, copy, seq)  # the signed word for a run that was taken away meanwhile
         finally:
             copy.close()
         yield Path(folder)
+
+
+async def _copy_records(trail: AuditPostgres, copy: AuditDb, seq: int) -> int:
+    """Those after number `seq`, as many as there are -> the last one's number."""
+    while lines := await trail.read(seq, _LINES_AT_ONCE):
+        await copy.write(lines)
+        seq = decode_record(unframe(lines[-1])[1]).seq
+    return seq

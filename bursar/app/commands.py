@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bursar.app import backup_desk, ledger_desk, recovery_desk
 from bursar.app.clock import SystemClock
-from bursar.app.places import checkpoints_path, key_place
+from bursar.app.places import CHAINS, checkpoints_path, key_place
 from bursar.app.settings import read_config
 from bursar.config.checks import check_files
 from bursar.control import verify_audit
@@ -59,12 +59,17 @@ def check_config(path: str | None) -> Mapping[str, str]:
 
 
 def prove_audit(place: Place, public_key: str | None) -> Verified:
-    """Check the chain in audit.db and its checkpoints (bursar.control.verify_audit)."""
-    data, checkpoints = place.data, place.checkpoints
+    """Check the chain in audit.db and its checkpoints, or the chains in PostgreSQL (bursar.control.verify_audit)."""
+    config = read_config(place.config, str(place.data))
+    if config.store.kind == "postgres":
+        return ledger_desk.prove_rows_of_audit(config, public_key)
+    checkpoints = place.checkpoints if place.checkpoints.exists() else None
     try:
-        report = verify_audit.verify_database(
-            data / "audit.db", checkpoints if checkpoints.exists() else None, public_key
-        )
+        report = verify_audit.verify_database(place.data / "audit.db", checkpoints, public_key)
+        others = {
+            path.stem: verify_audit.verify_database(path, None, public_key)
+            for path in sorted((place.data / CHAINS).glob("*.db"))
+        }
     except (OSError, sqlite3.Error) as fault:
         return Verified({}, f"the audit cannot be read: {fault}", "name the data folder with --data")
     facts: dict[str, str | int] = {
@@ -74,10 +79,14 @@ def prove_audit(place: Place, public_key: str | None) -> Verified:
         "signed up to": report.signed,
         "public key": ", ".join(report.public_keys),
     }
-    if not report.fault:
-        return Verified(facts)
-    where = f"record {report.broken}: " if report.broken else ""
-    return Verified(facts, where + report.fault, "compare with the copy in another sink, audit.jsonl for one")
+    for chain, other in others.items():
+        facts[f"chain {chain}"] = f"{other.records} records, signed up to {other.signed}"
+    hint = "compare with the copy in another sink, audit.jsonl for one"
+    for chain, found in {"": report, **others}.items():
+        if found.fault:
+            where = (f"chain of {chain}, " if chain else "") + (f"record {found.broken}: " if found.broken else "")
+            return Verified(facts, where + found.fault, hint)
+    return Verified(facts)
 
 
 def compare_prices(other: Path, tolerance: int) -> list[dict[str, str | int]]:
@@ -106,7 +115,7 @@ def main() -> None:
         up=up,
         check_config=check_config,
         verify_ledger=ledger_desk.prove_ledger,
-        move_ledger=ledger_desk.move_ledger,
+        move_store=ledger_desk.move_store,
         verify_audit=prove_audit,
         compare_prices=compare_prices,
         recovery=recovery_desk.DESK,

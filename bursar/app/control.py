@@ -119,8 +119,7 @@ class Control:
             self._fleet.keep(lambda: (self._cases.directory.book.version, len(self._link.sessions))),
         ]
         works.append(self._cases.decisions.prune_for_ever())
-        if self._trail.retention is not None:
-            works.append(self._trail.retention.every_day())
+        works.append(self._trail.retention.every_day())
         if self._stores.follow is None:
             works.append(self._spend_notes.for_ever())  # what a journal restored from a backup is held against
         else:

@@ -1,4 +1,4 @@
-"""What the command line asks of the ledger, wherever it lies: to be proven, and to be moved."""
+"""What the command line asks of a store, wherever it lies: to be proven, and to be moved."""
 
 import importlib.util
 import subprocess
@@ -44,13 +44,18 @@ def prove_ledger(place: Place) -> Verified:
     return Verified(facts, f"{where}: {problem.why}", "keep the folder as it is; the rest of the journal is not proven")
 
 
-def move_ledger(place: Place, to: Literal["embedded", "postgres"]) -> Verified:
+def move_store(place: Place, to: Literal["embedded", "postgres"], only_look: bool) -> Verified:
     """Between the data folder and the database that the configuration names. The node is down meanwhile."""
     config = read_config(place.config, str(place.data))
     if config.store.kind != "postgres":
         hint = "Write `store: {kind: postgres}` and give its URL; for the way back, leave it there until it is done"
         raise Trouble("the configuration names no PostgreSQL store", hint)
-    return _job(config, kind="migrate", to=to)
+    return _job(config, kind="migrate", to=to, only_look=only_look)
+
+
+def prove_rows_of_audit(config: Config, public_key: str | None) -> Verified:
+    """The chains in PostgreSQL, offline: no node needs to run."""
+    return _job(config, kind="audit", public_key=public_key or "")
 
 
 def _job(config: Config, **more: Any) -> Verified:

@@ -1,4 +1,4 @@
-"""Proof and moving of a ledger in PostgreSQL, in a process of their own: the command line does without asyncpg.
+"""Proof and moving of what lies in PostgreSQL, in a process of their own: the command line does without asyncpg.
 
 Run as a module it is that process: one JSON document on standard input, the outcome as one on standard output,
 progress on standard error.
@@ -7,33 +7,36 @@ progress on standard error.
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from bursar.app.database import address_of
 from bursar.app.folder import FolderFault, FolderLock, prepare
+from bursar.app.places import checkpoints_path, node_name
 from bursar.app.spec import NodeSpec
+from bursar.app.store_moving import Move
 from bursar.config import Config
-from bursar.control.verify_ledger import Report, verify
+from bursar.control.verify_audit_rows import verify_chains
 from bursar.control.verify_ledger_rows import RowsReport, verify_rows
 from bursar.core.errors import Refusal
 from bursar.core.units import pico_to_usd
-from bursar.stores.journal_segment import JournalDamaged, take_lock
+from bursar.stores.journal_segment import JournalDamaged
+from bursar.stores.moving import CannotMove
 from bursar.stores.postgres import AWAY, Postgres, said
-from bursar.stores.postgres_money_export import Export
-from bursar.stores.postgres_money_import import CannotMove, Import
-from bursar.stores.postgres_schema import migrate
+from bursar.stores.postgres_schema import PARTS, migrate
 from bursar.stores.schema import SchemaFault
 
 
 class Job(msgspec.Struct, kw_only=True):
-    kind: Literal["verify", "migrate"]
+    kind: Literal["verify", "audit", "migrate"]
     config: Config
     data: str
     to: Literal["embedded", "postgres"] = "postgres"
+    only_look: bool = False
+    public_key: str = ""
     loud: bool = False
 
 
@@ -52,37 +55,58 @@ async def verify_job(job: Job, store: Postgres) -> Outcome:
     return Outcome(facts=facts, problem=where + report.problem.why, hint="what follows is not proven; change nothing")
 
 
+async def audit_job(job: Job, store: Postgres) -> Outcome:
+    """Every chain, by the independent reader; this node's own against its checkpoints as well."""
+    own = checkpoints_path(job.config, Path(job.data))
+    checkpoints = {node_name(job.config): own} if own.exists() and own.stat().st_size else {}
+    db = await store.dedicated()
+    try:
+        told = _told("records proven") if job.loud else None
+        found = await verify_chains(db, store.address.schema, checkpoints, job.public_key or None, told)
+    finally:
+        await db.close()
+    facts: dict[str, str | int] = {
+        "chains": ", ".join(found),
+        "records": sum(report.records for report in found.values()),
+        "pruned": sum(report.pruned for report in found.values()),
+        "checkpoints": sum(report.checkpoints for report in found.values()),
+        "public key": ", ".join(dict.fromkeys(key for report in found.values() for key in report.public_keys)),
+    }
+    for chain, report in found.items():
+        facts[f"chain {chain}"] = f"{report.records} records, signed up to {report.signed}"
+    broken = next(((chain, report) for chain, report in found.items() if report.fault), None)
+    if broken is None:
+        return Outcome(facts=facts)
+    chain, report = broken
+    where = f"chain of {chain}, record {report.broken}: " if report.broken else f"chain of {chain}: "
+    hint = "compare with the copy in another sink, that node's audit.jsonl for one"
+    return Outcome(facts=facts, problem=where + report.fault, hint=hint)
+
+
 async def migrate_job(job: Job, store: Postgres) -> Outcome:
     """Proven before and after; both sides must say the same. What fails leaves the source as it was."""
     data = Path(job.data)
-    tell = _told("rows moved") if job.loud else None
-    for part in ("directory", "money"):
-        await migrate(store, part)
+    if not (job.only_look and await _is_virgin(store)):
+        for part in PARTS:
+            await migrate(store, part)
+    elif job.to == "embedded":
+        raise CannotMove("there is no store in that database")
     prepare(data)
     folder = FolderLock(data)
     folder.take()
     try:
-        return await _moved(job, store, data, tell)
+        move = Move(job.config, data, store, _counted if job.loud else None)
+        carry = move.there if job.to == "postgres" else move.back
+        return Outcome(facts=await carry(os.environ, only_look=job.only_look))
     finally:
         folder.release()
 
 
-async def _moved(job: Job, store: Postgres, data: Path, tell: Callable[[int], None] | None) -> Outcome:
-    if job.to == "postgres":
-        lock = take_lock(data / "journal")
-        try:
-            source = totals(_proven(verify(data / "journal"), "the journal"))
-            rows = await Import(store, data / "journal", tell).run()
-        finally:
-            os.close(lock)
-        target = totals(_proven(await _rows(store, None), "the ledger in PostgreSQL"))
-    else:
-        source = totals(_proven(await _rows(store, None), "the ledger in PostgreSQL"))
-        rows = await Export(store, data, tell).run()
-        target = totals(_proven(verify(data / "journal"), "the journal"))
-    if source != target:
-        raise CannotMove("the two ledgers do not say the same; go on with the one that was there before")
-    return Outcome(facts={"moved": rows, "holds": source[0]["holds"], "open": source[3], "budgets": len(source[1])})
+async def _is_virgin(store: Postgres) -> bool:
+    """Whether there are no tables yet: then a look makes none."""
+    async with store.connection() as db:
+        found = await db.fetchval("SELECT to_regclass($1)", f"{store.address.schema}.schema_version")
+    return found is None
 
 
 async def _rows(store: Postgres, progress: Callable[[int], None] | None) -> RowsReport:
@@ -91,18 +115,6 @@ async def _rows(store: Postgres, progress: Callable[[int], None] | None) -> Rows
         return await verify_rows(db, store.address.schema, progress)
     finally:
         await db.close()
-
-
-def _proven(report: Report | RowsReport, what: str) -> Report | RowsReport:
-    if report.problem is not None:
-        raise CannotMove(f"{what} is not proven: {report.problem.why}; see `bursar ledger verify`")
-    return report
-
-
-def totals(report: Report | RowsReport) -> tuple[Mapping[str, int], list[Any], list[Any], int]:
-    """What must be the same on both sides, however the rows are kept."""
-    budgets, spend = (msgspec.to_builtins(sums) for sums in (report.budgets, report.spend))
-    return msgspec.to_builtins(report.counts), budgets, spend, report.open_holds
 
 
 def row_facts(report: RowsReport) -> dict[str, str | int]:
@@ -131,6 +143,22 @@ def _told(what: str) -> Callable[[int], None]:
     return tell
 
 
+def _counted(what: str, rows: int) -> None:
+    _told(f"rows moved: {what}   ")(rows)
+
+
+_JOBS = {"verify": verify_job, "audit": audit_job, "migrate": migrate_job}
+
+
+_HINTS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((BlockingIOError,), "stop it first"),
+    ((JournalDamaged,), "keep the folder as it is; `bursar ledger verify` tells more"),
+    ((CannotMove, SchemaFault, FolderFault, ValueError), "nothing was lost: what was there is as it was"),
+    (AWAY, "run it again when PostgreSQL answers: it goes on where it was"),
+)
+"""What a job can fail with, the narrower first, and what to do then."""
+
+
 async def run(job: Job) -> Outcome:
     spec = NodeSpec(config=job.config, data=job.data, node="cli")
     try:
@@ -138,17 +166,20 @@ async def run(job: Job) -> Outcome:
     except Refusal as refusal:
         return Outcome(problem=refusal.message, hint=refusal.hint)
     try:
-        return await (verify_job if job.kind == "verify" else migrate_job)(job, store)
-    except (CannotMove, SchemaFault, FolderFault, ValueError) as fault:
-        return Outcome(problem=str(fault), hint="nothing was lost: the ledger that was there is as it was")
-    except JournalDamaged as fault:
-        return Outcome(problem=str(fault), hint="keep the folder as it is; `bursar ledger verify` tells more")
-    except BlockingIOError:
-        return Outcome(problem="a node is running on this data folder", hint="stop it first")
-    except AWAY as fault:
-        return Outcome(problem=said(fault), hint="run it again when PostgreSQL answers: it goes on where it was")
+        return await _JOBS[job.kind](job, store)
+    except Refusal as refusal:
+        return Outcome(problem=refusal.message, hint=refusal.hint)
+    except tuple(kind for kinds, _ in _HINTS for kind in kinds) as fault:
+        hint = next(hint for kinds, hint in _HINTS if isinstance(fault, kinds))
+        return Outcome(problem=_problem(fault), hint=hint)
     finally:
         await store.close()
+
+
+def _problem(fault: BaseException) -> str:
+    if isinstance(fault, BlockingIOError):
+        return "a node is running on this data folder"
+    return said(fault) if isinstance(fault, AWAY) else str(fault)
 
 
 def main() -> int:

@@ -1,8 +1,19 @@
 """Where things of a node lie, for those who must not load what opens them."""
 
+import socket
 from pathlib import Path
 
 from bursar.config import Config, Secrets, Wrapper
+
+MOVING = "moving"
+"""In a data folder: a store is half way into it, and no node may start on it."""
+CHAINS = "audit-chains"
+"""In a data folder: audits of the other nodes of a fleet from which the store came, a file each."""
+
+
+def node_name(config: Config) -> str:
+    """As configured; a node that was given no name goes by its host's."""
+    return config.node if config.node != Config().node else socket.gethostname()
 
 
 def keyfile_path(wrapper: Wrapper, folder: Path) -> Path:

@@ -40,7 +40,7 @@ Follow = Callable[[Directory, Callable[[float], None]], Coroutine[None, None, No
 class Stores:
     vault: Vault
     trail: AuditTrail
-    prunable: PrunableTrail | None  # the trail, where records may be taken away
+    prunable: PrunableTrail  # the trail, of which retention may take records away
     jobs: Jobs
     directory: DirectoryStore
     present: Snapshot  # of the directory

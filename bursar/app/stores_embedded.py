@@ -4,11 +4,12 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from bursar.app.audit_jobs import AuditJobs
-from bursar.app.places import checkpoints_path
+from bursar.app.places import MOVING, checkpoints_path
 from bursar.app.spec import NodeSpec
 from bursar.app.stores import Stores
 from bursar.app.vault import open_vault
 from bursar.control.fleet import OneNode
+from bursar.core.errors import Refusal
 from bursar.ports import Clock, Entropy
 from bursar.stores.audit_db import AuditDb
 from bursar.stores.decisions_db import DecisionsDb
@@ -19,6 +20,9 @@ from bursar.stores.projection_view import LedgerView
 async def open_embedded(spec: NodeSpec, env: MutableMapping[str, str], clock: Clock, entropy: Entropy) -> Stores:
     """Raises SealError, Refusal, SchemaFault."""
     folder, config = Path(spec.data), spec.config
+    if (folder / MOVING).exists():
+        hint = "Finish `bursar store migrate --from postgres --to embedded`"
+        raise Refusal("store_unavailable", "A store is half way into this data folder", hint)
     vault = await open_vault(config, folder, env, clock, entropy)
     trail = AuditDb(folder / "audit.db", timeout=config.audit.timeout)
     directory = DirectoryDb(folder / "directory.db")

@@ -15,6 +15,7 @@ from bursar.app.vault import open_vault
 from bursar.control.directory import Directory
 from bursar.control.fleet import Membership
 from bursar.control.follow import follow
+from bursar.core.errors import Refusal
 from bursar.ports import Clock, Entropy, KeyWrapper
 from bursar.secrets.sealed_postgres import SealedPostgres, sealed_under
 from bursar.stores.audit_postgres import AuditPostgres
@@ -24,9 +25,7 @@ from bursar.stores.fleet_postgres import FleetPostgres, Identity
 from bursar.stores.ledger_postgres import LedgerPostgres
 from bursar.stores.postgres import Postgres, named_faults
 from bursar.stores.postgres_listen import Listener
-from bursar.stores.postgres_schema import migrate
-
-PARTS = ("fleet", "directory", "secrets", "audit", "money", "explain")
+from bursar.stores.postgres_schema import PARTS, migrate
 
 
 async def open_postgres(spec: NodeSpec, env: MutableMapping[str, str], clock: Clock, entropy: Entropy) -> Stores:
@@ -45,16 +44,18 @@ async def _open(
     with named_faults("store_unavailable", "The tables could not be made or brought forward"):
         for part in PARTS:
             await migrate(store, part)
+        await _check_whole(store)
     me = Identity(name=spec.node, identity=spec.identity, version=__version__, host=socket.gethostname())
     fleet = Membership(FleetPostgres(store, me))
     await fleet.join()
     async with fleet.alone("vault"):  # of nodes that start at once on an empty store, one makes the secrets
         vault = await open_vault(spec.config, Path(spec.data), env, clock, entropy, place=_InDatabase(store))
     rows = DirectoryPostgres(store)
+    trail = AuditPostgres(store, spec.node, spec.config.audit.timeout)
     return Stores(
         vault=vault,
-        prunable=None,
-        trail=AuditPostgres(store, spec.node, spec.config.audit.timeout),
+        trail=trail,
+        prunable=trail,
         jobs=AuditCopies(store, checkpoints_path(spec.config, Path(spec.data)), spec.node),
         directory=rows,
         present=await rows.snapshot(),
@@ -64,6 +65,15 @@ async def _open(
         follow=_follow(store, clock),
         close=store.close,
     )
+
+
+async def _check_whole(store: Postgres) -> None:
+    """No node begins on a store of which a part may be missing. Raises Refusal(store_unavailable)."""
+    async with store.connection() as db:
+        half = await db.fetchval(store.sql("SELECT EXISTS (SELECT FROM bursar.store_moving WHERE done_at IS NULL)"))
+    if half:
+        hint = "Finish `bursar store migrate --from embedded --to postgres`"
+        raise Refusal("store_unavailable", "A store is half way into this database", hint)
 
 
 class _InDatabase:

@@ -18,7 +18,7 @@ from bursar.app.banner import render_banner
 from bursar.app.child import Child
 from bursar.app.folder import FolderFault, FolderLock, identity_of, prepare
 from bursar.app.listeners import PortFault, bind
-from bursar.app.places import secret_variables
+from bursar.app.places import node_name, secret_variables
 from bursar.app.spec import NodeSpec, Ready
 from bursar.config import Config
 
@@ -82,7 +82,7 @@ class Supervisor:
         spec = NodeSpec(
             config=self._config,
             data=str(self._folder),
-            node=_name_of(self._config),
+            node=node_name(self._config),
             identity=identity_of(self._folder),
             data_fds=[data.fileno()],
             admin_fds=[admin.fileno()],
@@ -187,11 +187,6 @@ class Supervisor:
             temporary.replace(self._folder / "run" / "pids.json")
         except OSError as fault:  # a full disk is no reason to stop serving
             _say(f"run/pids.json cannot be written ({fault.strerror}); it names processes of before")
-
-
-def _name_of(config: Config) -> str:
-    """As configured; a node that was given no name goes by its host's."""
-    return config.node if config.node != Config().node else socket.gethostname()
 
 
 def _roots(config: Config) -> tuple[str, str]:

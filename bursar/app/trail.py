@@ -40,11 +40,9 @@ class Trail:
         self.people = People(self._people_db, people_secret)
         self.log = AuditLog(stores.trail, self._sinks, self._checkpoints, Signer(seed), clock, veil=self.people.veil)
         self.desk = AuditDesk(stores.trail, self.log, stores.jobs, self.people)
-        self.retention: Retention | None = None  # of a trail that this process may shorten
-        if stores.prunable is not None:
-            keep = {name: int(span * NS_PER_S) for name, span in structs.asdict(settings.retention).items() if span}
-            files = [sink for sink in self._sinks if isinstance(sink, AuditFile)]
-            self.retention = Retention(stores.prunable, files, self.log, Signer(seed), clock, keep, settings.spool)
+        keep = {name: int(span * NS_PER_S) for name, span in structs.asdict(settings.retention).items() if span}
+        files = [sink for sink in self._sinks if isinstance(sink, AuditFile)]
+        self.retention = Retention(stores.prunable, files, self.log, Signer(seed), clock, keep, settings.spool)
 
     def close_files(self) -> None:
         """Once the log itself is closed."""

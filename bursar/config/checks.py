@@ -103,8 +103,6 @@ def _store(config: Config) -> Iterator[Fault]:
                 yield Fault(f"store.{name}", "bad_value", "has no meaning with kind: embedded", "write kind: postgres")
         return
     yield from _store_url(store)
-    if any(msgspec.structs.astuple(config.audit.retention)):
-        yield Fault("audit.retention", "bad_value", "is for one node", "remove it: a fleet's audit is kept for ever")
     if not _SCHEMA.fullmatch(store.schema):
         yield Fault("store.schema", "bad_value", "is not a plain name", "use a-z, 0-9 and `_`, beginning with a letter")
     for name in ("connect_timeout", "statement_timeout"):

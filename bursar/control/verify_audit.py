@@ -60,7 +60,7 @@ class Report(NamedTuple):
     fault: str
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     """A record as stored: the stated hash, the hashed bytes, the columns beside them, what is wrong with the form."""
 
     record_hash: bytes
@@ -69,7 +69,7 @@ class _Row(NamedTuple):
     fault: str
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """In the place of records that retention took away."""
 
     first: int
@@ -84,7 +84,7 @@ class _Checkpoint(NamedTuple):
     public_key: str
 
 
-class _Broken(Exception):
+class Broken(Exception):
     """The first thing found wrong: (seq of the record, what)."""
 
     def __init__(self, seq: int, fault: str) -> None:
@@ -96,28 +96,30 @@ class _Broken(Exception):
 def verify_file(path: Path, checkpoints: Path | None = None, public_key: str | None = None) -> Report:
     """Check a file of JSON lines; `checkpoints` is the file in the second place. Raises OSError."""
     with path.open("rb") as file:
-        return _Verifier(public_key).run(map(_row_of_line, file), checkpoints)
+        return Verifier(public_key).run(map(_row_of_line, file), checkpoints)
 
 
 def verify_database(path: Path, checkpoints: Path | None = None, public_key: str | None = None) -> Report:
     """Check `audit.db`; read only, the file may be in use. Raises sqlite3.Error, OSError."""
     sql = "SELECT hash, payload, seq, at_ns, actor, action, target, outcome FROM record ORDER BY seq"
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        rows: Iterator[tuple[int, _Row | _Run]] = (
-            (row[2], _Row(row[0], row[1], row[2:], "")) for row in database.execute(sql)
+        rows: Iterator[tuple[int, Row | Run]] = (
+            (row[2], Row(row[0], row[1], row[2:], "")) for row in database.execute(sql)
         )
         merged = merge(rows, _runs_of(database), key=itemgetter(0))
-        return _Verifier(public_key).run((row for _, row in merged), checkpoints)
+        return Verifier(public_key).run((row for _, row in merged), checkpoints)
 
 
-def _runs_of(database: sqlite3.Connection) -> Iterator[tuple[int, _Row | _Run]]:
+def _runs_of(database: sqlite3.Connection) -> Iterator[tuple[int, Row | Run]]:
     if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'pruned'").fetchone():
         return  # written before there was any retention
     for row in database.execute("SELECT first, last, hash, pass FROM pruned ORDER BY first"):
-        yield row[0], _Run(*row)
+        yield row[0], Run(*row)
 
 
-class _Verifier:
+class Verifier:
+    """One chain, taken record by record: `begin`, `take` each, `end`, `report`; or all at once, `run`."""
+
     def __init__(self, public_key: str | None) -> None:
         self._pinned = public_key.lower() if public_key else None
         self._declared: set[str] = set()
@@ -132,29 +134,44 @@ class _Verifier:
         self._signed = 0
         self._outside: deque[_Checkpoint] = deque()
 
-    def run(self, rows: Iterable[_Row | _Run], checkpoints: Path | None) -> Report:
-        broken, fault = None, ""
+    def run(self, rows: Iterable[Row | Run], checkpoints: Path | None) -> Report:
         try:
-            if checkpoints:
-                self._outside.extend(sorted(_read_checkpoints(checkpoints), key=lambda found: found.seq))
+            self.begin(checkpoints)
             for row in rows:
-                if isinstance(row, _Run):
-                    self._take_run(row)
-                else:
-                    self._record(row)
-                self._compare_outside()
-            if self._outside:
-                last = self._outside[-1].seq
-                raise _Broken(self._seq + 1, f"records are missing: a checkpoint has seen record {last}")
-            self._check_passes()
-        except _Broken as found:
-            broken, fault = found.seq, found.fault
-        standing = self._seq - self._pruned
-        return Report(standing, self._pruned, self._checked, self._signed, tuple(self._signers), broken, fault)
+                self.take(row)
+            self.end()
+        except Broken as found:
+            return self.report(found)
+        return self.report()
 
-    def _take_run(self, run: _Run) -> None:
+    def begin(self, checkpoints: Path | None) -> None:
+        """Raises Broken, as all of these do, for the first thing found wrong; OSError."""
+        if checkpoints:
+            self._outside.extend(sorted(_read_checkpoints(checkpoints), key=lambda found: found.seq))
+
+    def take(self, row: Row | Run) -> None:
+        """The next of the chain, in its order."""
+        if isinstance(row, Run):
+            self._take_run(row)
+        else:
+            self._record(row)
+        self._compare_outside()
+
+    def end(self) -> None:
+        """There is nothing more: whether that is right."""
+        if self._outside:
+            last = self._outside[-1].seq
+            raise Broken(self._seq + 1, f"records are missing: a checkpoint has seen record {last}")
+        self._check_passes()
+
+    def report(self, broken: Broken | None = None) -> Report:
+        where, fault = (None, "") if broken is None else (broken.seq, broken.fault)
+        standing = self._seq - self._pruned
+        return Report(standing, self._pruned, self._checked, self._signed, tuple(self._signers), where, fault)
+
+    def _take_run(self, run: Run) -> None:
         if run.first != self._seq + 1 or run.last < run.first:
-            raise _Broken(self._seq + 1, f"record {self._seq + 1} is missing, and was not taken away by retention")
+            raise Broken(self._seq + 1, f"record {self._seq + 1} is missing, and was not taken away by retention")
         _, found = self._passes.setdefault(run.digest, (run.first, hashlib.sha256()))
         found.update(run.first.to_bytes(8) + run.last.to_bytes(8) + run.record_hash)
         self._pruned += run.last - run.first + 1
@@ -164,7 +181,7 @@ class _Verifier:
     def _check_passes(self) -> None:
         for stated, (first, found) in self._passes.items():
             if found.digest() != stated or stated not in self._vouched:
-                raise _Broken(first, f"records from {first} on were taken away without a signed word")
+                raise Broken(first, f"records from {first} on were taken away without a signed word")
 
     def _compare_outside(self) -> None:
         """Checkpoints of the second place up to here; one of a record that was taken away has nothing to agree with."""
@@ -177,17 +194,17 @@ class _Verifier:
         if len(self._hashes) > _REMEMBERED:
             del self._hashes[next(iter(self._hashes))]
 
-    def _record(self, row: _Row) -> None:
+    def _record(self, row: Row) -> None:
         seq = self._seq + 1
         if row.fault:
-            raise _Broken(seq, row.fault)
+            raise Broken(seq, row.fault)
         record = _parse(row.payload, seq)
         if record["seq"] != seq:
-            raise _Broken(seq, f"record {seq} is missing: record {record['seq']} stands in its place")
+            raise Broken(seq, f"record {seq} is missing: record {record['seq']} stands in its place")
         if not hmac.compare_digest(hashlib.sha256(self._last + row.payload).digest(), row.record_hash):
-            raise _Broken(seq, f"record {seq} was changed: it does not hash to what is stated")
+            raise Broken(seq, f"record {seq} was changed: it does not hash to what is stated")
         if row.columns is not None and row.columns != tuple(record[name] for name in list(_FIELDS)[:-1]):
-            raise _Broken(seq, f"the columns of record {seq} do not say what the record says")
+            raise Broken(seq, f"the columns of record {seq} do not say what the record says")
         self._seq, self._last = seq, row.record_hash
         self._remember()
         self._read(record)
@@ -200,10 +217,10 @@ class _Verifier:
         elif record["action"] == "audit.checkpoint":
             inner, signature = facts.get("checkpoint"), facts.get("signature")
             if not isinstance(inner, str) or not isinstance(signature, str):
-                raise _Broken(self._seq, f"record {self._seq} is a checkpoint without its signature")
+                raise Broken(self._seq, f"record {self._seq} is a checkpoint without its signature")
             checkpoint = _check_signature(inner.encode(), signature, self._seq, f"record {self._seq}")
             if not 1 <= checkpoint.seq < self._seq:
-                raise _Broken(self._seq, f"record {self._seq} signs record {checkpoint.seq}, which is not before it")
+                raise Broken(self._seq, f"record {self._seq} signs record {checkpoint.seq}, which is not before it")
             self._agree(checkpoint, self._hashes.get(checkpoint.seq, checkpoint.record_hash))
         elif record["action"] == "audit.prune":
             self._vouched.add(self._read_pruning(facts))
@@ -217,47 +234,45 @@ class _Verifier:
             key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
             key.verify(bytes.fromhex(facts["signature"]), _PRUNED_AS + statement)
         except (ValueError, TypeError, KeyError, RecursionError, InvalidSignature):
-            raise _Broken(self._seq, f"the signature in record {self._seq} is not right") from None
+            raise Broken(self._seq, f"the signature in record {self._seq} is not right") from None
         if public_key != self._pinned if self._pinned else public_key not in self._declared:
-            raise _Broken(self._seq, f"record {self._seq} is signed by an unknown key {public_key}")
+            raise Broken(self._seq, f"record {self._seq} is signed by an unknown key {public_key}")
         return digest
 
     def _agree(self, checkpoint: _Checkpoint, record_hash: bytes) -> None:
         key = checkpoint.public_key
         if key != self._pinned if self._pinned else key not in self._declared:
-            raise _Broken(
-                checkpoint.seq, f"the checkpoint of record {checkpoint.seq} is signed by an unknown key {key}"
-            )
+            raise Broken(checkpoint.seq, f"the checkpoint of record {checkpoint.seq} is signed by an unknown key {key}")
         if not hmac.compare_digest(checkpoint.record_hash, record_hash):
             between = f"{self._signed + 1} to {checkpoint.seq}"
-            raise _Broken(checkpoint.seq, f"records {between} were rewritten: the checkpoint has seen another chain")
+            raise Broken(checkpoint.seq, f"records {between} were rewritten: the checkpoint has seen another chain")
         self._checked += 1
         self._signed = max(self._signed, checkpoint.seq)
         self._signers[key] = None
 
 
-def _row_of_line(line: bytes) -> _Row | _Run:
+def _row_of_line(line: bytes) -> Row | Run:
     """``{"hash":"<64 hex>","record":<payload>}`` and a line end, to the byte; or the place of a run taken away."""
     run = _RUN.fullmatch(line)
     if run:
-        return _Run(int(run[1]), int(run[2]), bytes.fromhex(run[3].decode()), bytes.fromhex(run[4].decode()))
+        return Run(int(run[1]), int(run[2]), bytes.fromhex(run[3].decode()), bytes.fromhex(run[4].decode()))
     opens, middle, closes = b'{"hash":"', b'","record":', b"}\n"
     stated = line[9:73]
     if not line.endswith(b"\n"):
-        return _Row(b"", b"", None, "the last line is cut off (a crash leaves this; the next start mends it)")
+        return Row(b"", b"", None, "the last line is cut off (a crash leaves this; the next start mends it)")
     if line[:9] != opens or line[73:84] != middle or not line.endswith(closes) or not _is_hex(stated):
-        return _Row(b"", b"", None, "the line is not a record of the audit")
-    return _Row(bytes.fromhex(stated.decode()), line[84 : -len(closes)], None, "")
+        return Row(b"", b"", None, "the line is not a record of the audit")
+    return Row(bytes.fromhex(stated.decode()), line[84 : -len(closes)], None, "")
 
 
 def _parse(payload: bytes, seq: int) -> dict[str, Any]:
     try:
         record = json.loads(payload.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError):
-        raise _Broken(seq, f"record {seq} cannot be read") from None
+        raise Broken(seq, f"record {seq} cannot be read") from None
     fits = isinstance(record, dict) and list(record) == list(_FIELDS)
     if not fits or any(type(record[name]) is not kind for name, kind in _FIELDS.items()):
-        raise _Broken(seq, f"record {seq} has not the fields of a record")
+        raise Broken(seq, f"record {seq} has not the fields of a record")
     return dict(record)
 
 
@@ -275,7 +290,7 @@ def _read_checkpoints(path: Path) -> Iterator[_Checkpoint]:
         for number, line in enumerate(file, start=1):
             where = f"line {number} of the checkpoints"
             if line[:14] != opens or line[142:157] != middle or not line.endswith(closes):
-                raise _Broken(0, f"{where} is not a checkpoint")
+                raise Broken(0, f"{where} is not a checkpoint")
             yield _check_signature(line[157 : -len(closes)], line[14:142].decode("ascii", "replace"), 0, where)
 
 
@@ -288,7 +303,7 @@ def _check_signature(inner: bytes, signature: str, seq: int, where: str) -> _Che
             raise ValueError("not hex")
         key.verify(bytes.fromhex(signature), _SIGNED_AS + inner)
     except (ValueError, TypeError, KeyError, RecursionError, InvalidSignature):
-        raise _Broken(seq, f"the signature in {where} is not right") from None
+        raise Broken(seq, f"the signature in {where} is not right") from None
     return checkpoint
 
 

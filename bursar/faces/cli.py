@@ -51,7 +51,7 @@ class Offline:
     up: Callable[[UpOptions], int]
     check_config: Callable[[str | None], Mapping[str, str]]  # what was read; raises Faults
     verify_ledger: Callable[[Place], Verified]
-    move_ledger: Move
+    move_store: Move
     verify_audit: Callable[[Place, str | None], Verified]  # (where the node lies, known public key)
     compare_prices: Compare
     recovery: RecoveryDesk
@@ -82,7 +82,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     add_usage(app, locate)
     app.add_typer(prices_group(locate, offline.compare_prices), name="prices")
     app.add_typer(_ledger_group(offline), name="ledger")
-    app.add_typer(store_group(locate, offline.move_ledger), name="store")
+    app.add_typer(store_group(locate, offline.move_store), name="store")
     app.add_typer(audit_group(locate, offline.verify_audit), name="audit")
     app.add_typer(admins_group(locate), name="admins")
     add_whoami(app, locate)

@@ -6,7 +6,7 @@ nodes write without waiting for one another: docs/decisions/0005-audit-chain-a-n
 
 from collections.abc import Sequence
 
-from bursar.core.audit import GENESIS, AuditFailed, Wanted, decode_record, frame, unframe
+from bursar.core.audit import GENESIS, AuditFailed, Run, Wanted, decode_record, frame, unframe
 from bursar.core.errors import Refusal
 from bursar.stores.postgres import Postgres, named_faults
 
@@ -19,6 +19,14 @@ _INSERT = """INSERT INTO bursar.audit_record (chain, seq, at_ns, actor, action, 
 _LAST = "SELECT seq, hash FROM bursar.audit_record WHERE chain = $1 ORDER BY seq DESC LIMIT 1"
 _AFTER = "SELECT hash, payload FROM bursar.audit_record WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3"
 _CHAINS = "SELECT DISTINCT chain FROM bursar.audit_record ORDER BY chain"
+_GLANCE = """SELECT seq, at_ns, action, hash FROM bursar.audit_record WHERE chain = $1 AND seq > $2 AND seq < $3
+    ORDER BY seq LIMIT $4"""
+_PRUNED = "SELECT first, last, hash, pass FROM bursar.audit_pruned WHERE chain = $1 ORDER BY first"
+_RUNS = """INSERT INTO bursar.audit_pruned (chain, first, last, hash, pass)
+    SELECT $1, *, $5 FROM unnest($2::bigint[], $3::bigint[], $4::bytea[])"""
+_GO = """DELETE FROM bursar.audit_record r USING unnest($2::bigint[], $3::bigint[]) AS run (first, last)
+    WHERE r.chain = $1 AND r.seq BETWEEN run.first AND run.last"""
+_LONGEST_S = 60
 _SEARCH = """SELECT hash, payload FROM bursar.audit_record WHERE chain = $1 AND seq < $2 AND at_ns >= $3 AND at_ns < $4
     AND ($5 = '' OR actor LIKE $5) AND ($6 = '' OR action LIKE $6) AND ($7 = '' OR target LIKE $7)
     AND ($8 = '' OR outcome = $8) ORDER BY seq DESC LIMIT $9"""
@@ -64,6 +72,39 @@ class AuditPostgres:
         except Refusal as refusal:
             raise _failed(refusal) from None
         return [frame(row["hash"], row["payload"]) for row in rows]
+
+    async def glance(self, after: int, before: int, limit: int) -> list[tuple[int, int, str, bytes]]:
+        """Up to `limit` records between two numbers as (seq, at_ns, action, hash), in order."""
+        try:
+            with named_faults("audit_unavailable", "The audit was not read"):
+                async with self._store.connection() as db:
+                    rows = await db.fetch(self._store.sql(_GLANCE), self._chain, after, before, limit)
+        except Refusal as refusal:
+            raise _failed(refusal) from None
+        return [tuple(row) for row in rows]
+
+    async def prune(self, runs: Sequence[Run], digest: bytes) -> None:
+        """Take these records away, in one transaction, and put their runs in their place."""
+        firsts, lasts = [run.first for run in runs], [run.last for run in runs]
+        sql = self._store.sql
+        try:
+            with named_faults("audit_unavailable", "The audit was not pruned"):
+                async with self._store.transaction() as db:
+                    await db.execute(f"SET LOCAL statement_timeout = '{_LONGEST_S}s'")
+                    await db.execute(sql(_RUNS), self._chain, firsts, lasts, [run.hash for run in runs], digest)
+                    await db.execute(sql(_GO), self._chain, firsts, lasts, timeout=_LONGEST_S)
+        except Refusal as refusal:
+            raise _failed(refusal) from None
+
+    async def pruned(self) -> list[tuple[Run, bytes]]:
+        """Every run that was ever taken away from this chain, with its pass, in order."""
+        try:
+            with named_faults("audit_unavailable", "The audit was not read"):
+                async with self._store.connection() as db:
+                    rows = await db.fetch(self._store.sql(_PRUNED), self._chain)
+        except Refusal as refusal:
+            raise _failed(refusal) from None
+        return [(Run(first, last, last_hash), digest) for first, last, last_hash, digest in rows]
 
     async def search(self, wanted: Wanted, before: int, limit: int) -> list[bytes]:
         """Up to `limit` lines of this node's records older than number `before` that match, the newest first."""

@@ -7,6 +7,7 @@ The parts are copied in an order in which each later one knows at least what an 
     directory    knows every budget that the journal names
     checkpoints  of the audit, where they lie in the folder
     audit        every act that the other parts show has its record (the audit is written first)
+    chains       of a fleet from which this node's store once came, if it did: they lie still
     people       the keys of the persons in the audit: a key is made before the record that needs it
 
 What is left out can be made anew (`ledger.db`, `audit.jsonl`, `admin.token`), is only there to explain what is past
@@ -24,7 +25,7 @@ from bursar.core.restore import Manifest
 from bursar.stores.backup_file import FORMAT, BackupWriter
 from bursar.stores.journal_segment import HEADER_BYTES, read_frames, read_header, segment_numbers, segment_path
 
-CHECKPOINTS, PEOPLE = "audit-checkpoints.jsonl", "audit-people.db"
+CHECKPOINTS, PEOPLE, CHAINS = "audit-checkpoints.jsonl", "audit-people.db", "audit-chains"
 
 
 def take_backup(folder: Path, target: Path, node: str, version: str, now: int, wrapped_by: tuple[str, ...]) -> Manifest:
@@ -80,6 +81,8 @@ def _add_databases(folder: Path, room: Path, writer: BackupWriter) -> tuple[int,
         data = data[: data.rfind(b"\n") + 1]
         writer.add(CHECKPOINTS, io.BytesIO(data), len(data))
     _add_database(folder / "audit.db", room, writer)
+    for chain in sorted((folder / CHAINS).glob("*.db")):
+        _add_database(chain, room, writer, f"{CHAINS}/")
     if (folder / PEOPLE).exists():
         _add_database(folder / PEOPLE, room, writer)
     with closing(sqlite3.connect(room / "audit.db")) as audit:
@@ -89,8 +92,9 @@ def _add_databases(folder: Path, room: Path, writer: BackupWriter) -> tuple[int,
     return row[0], row[1].hex(), version
 
 
-def _add_database(path: Path, room: Path, writer: BackupWriter) -> None:
-    copy = room / path.name
+def _add_database(path: Path, room: Path, writer: BackupWriter, under: str = "") -> None:
+    copy = room / under / path.name
+    copy.parent.mkdir(mode=0o700, exist_ok=True)
     try:
         with (
             closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as source,
@@ -103,4 +107,4 @@ def _add_database(path: Path, room: Path, writer: BackupWriter) -> None:
     if found != "ok":
         raise Refusal("backup_failed", f"{path.name} is damaged: {found}", "Restore from the backup before")
     with copy.open("rb") as file:
-        writer.add(path.name, file, copy.stat().st_size)
+        writer.add(under + path.name, file, copy.stat().st_size)

@@ -20,7 +20,8 @@ from bursar.core.restore import BackedUp, Manifest
 FORMAT = 1
 MANIFEST = "manifest.json"
 _NAMES = re.compile(
-    r"(secrets|directory|audit|audit-people)\.db|audit-checkpoints\.jsonl|journal/journal-\d{8}\.log|manifest\.json",
+    r"(secrets|directory|audit|audit-people)\.db|audit-checkpoints\.jsonl|journal/journal-\d{8}\.log|manifest\.json"
+    r"|audit-chains/[A-Za-z0-9%][\w.%-]{0,250}\.db",
     re.ASCII,
 )
 _STEP = 1 << 20
@@ -130,9 +131,10 @@ def extract(path: Path, folder: Path, manifest: Manifest) -> None:
                 continue
             source = tar.extractfile(member)
             assert source is not None
+            (folder / member.name).parent.mkdir(mode=0o700, exist_ok=True)
             if _copied(member.name, source, folder / member.name) != expected.get(member.name):
                 raise _damaged(path, "it changed while it was read")
-    for room in (folder / "journal", folder):
+    for room in (*{(folder / name).parent for name in expected}, folder):
         _sync_folder(room)
 
 

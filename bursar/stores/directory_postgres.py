@@ -42,6 +42,9 @@ _CHANGE = """INSERT INTO bursar.directory_change
 _UNPAUSE = "DELETE FROM bursar.directory_paused WHERE (kind, id) IN (SELECT * FROM unnest($1::text[], $2::text[]))"
 _PAUSE = """INSERT INTO bursar.directory_paused (kind, id, reason, version)
             SELECT *, $4 FROM unnest($1::text[], $2::text[], $3::text[])"""
+_LATEST = """SELECT DISTINCT ON (kind, id) kind, id, body, version FROM bursar.directory_change
+             WHERE kind = ANY($1::text[]) ORDER BY kind, id, version DESC, part DESC"""
+_PAUSED = "INSERT INTO bursar.directory_paused (kind, id, reason, version) VALUES ($1, $2, $3, $4)"
 _SET_HEAD = "UPDATE bursar.directory_head SET version = $1 WHERE id = 1"
 _STANDS = "SELECT EXISTS (SELECT 1 FROM bursar.directory_change WHERE version = $1 AND commit_id = $2)"
 _HISTORY = """SELECT version, action, actor, at_ns, kind, id, body, (
@@ -59,6 +62,17 @@ _NOTIFY = "SELECT pg_notify($1, $2)"
 def channel_of(store: Postgres) -> str:
     """Where a commit is announced: the name of the channel for LISTEN."""
     return f"{store.address.schema}_directory"
+
+
+async def pause_all(db: Connection, store: Postgres) -> None:
+    """The set of subjects that may not spend, anew from the history: for a directory that was brought here whole."""
+    rows = await db.fetch(store.sql(_LATEST), [*PAUSABLE, "trust"], timeout=600)
+    paused = [
+        ("key" if kind == "trust" else kind, trust_plan(entity_id) if kind == "trust" else entity_id, reason, version)
+        for kind, entity_id, body, version in rows
+        if (reason := _reason(body))
+    ]
+    await db.executemany(store.sql(_PAUSED), paused, timeout=600)
 
 
 class _Disabled(msgspec.Struct):

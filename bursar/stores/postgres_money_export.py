@@ -29,10 +29,10 @@ from bursar.core.ledger_records import (
 from bursar.stores.journal import SEGMENT_BYTES
 from bursar.stores.journal_recovery import begin, encode
 from bursar.stores.journal_segment import Files, Header, NewSegment, Segment, segment_numbers, sync_folder
+from bursar.stores.moving import CannotMove
 from bursar.stores.postgres import Postgres
 from bursar.stores.postgres_money_act import MORE
 from bursar.stores.postgres_money_budgets import named_legs
-from bursar.stores.postgres_money_import import CannotMove
 from bursar.stores.postgres_money_labels import NAMES
 
 _TELL_EVERY = 20_000  # rows

@@ -35,6 +35,7 @@ from bursar.stores.journal_segment import (
     segment_numbers,
     segment_path,
 )
+from bursar.stores.moving import CannotMove
 from bursar.stores.postgres import Connection, Postgres
 from bursar.stores.postgres_money_act import MORE
 from bursar.stores.postgres_money_labels import Labels
@@ -81,10 +82,6 @@ _SEQ = "SELECT setval('bursar.ledger_seq', greatest(1, $1))"
 _DONE = "UPDATE bursar.ledger_moving SET done_ns = bursar.ledger_now()"
 
 
-class CannotMove(Exception):
-    """One clear line: why nothing can be moved there. Nothing was changed."""
-
-
 def read_records(folder: Path) -> Iterator[Record]:
     """All records of a journal that lies still, from the first segment on. Raises JournalDamaged, OSError."""
     for number in segment_numbers(folder):
@@ -120,6 +117,12 @@ class Import:
         self._numbers: dict[str, int] = {}
         self._held: dict[int, tuple[int, int, int]] = {}  # open holds: label, when, expected
         self._rows = 0
+
+    async def is_there(self) -> int:
+        """How many rows a run before has brought, if it brought all; else 0."""
+        sql = "SELECT rows FROM bursar.ledger_moving WHERE done_ns IS NOT NULL AND source = $1"
+        async with self._store.connection() as db:
+            return int(await db.fetchval(self._store.sql(sql), source_of(self._folder)) or 0)
 
     async def run(self) -> int:
         """Bring all records there; how many rows there are. What is there already is not written again."""

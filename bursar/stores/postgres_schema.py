@@ -16,6 +16,7 @@ from bursar.stores.postgres import Connection, Postgres
 from bursar.stores.schema import SchemaFault
 
 MIGRATIONS = Path(__file__).parent / "migrations" / "postgres"
+PARTS = ("fleet", "directory", "secrets", "audit", "money", "explain")
 
 _NEEDS = re.compile(r"^-- needs: (\d+)$", re.MULTILINE)
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"

@@ -333,12 +333,6 @@ def test_faults_of_a_store(tmp_path: Path, store: str, path: str, said: str) -> 
     assert "hush" not in str(told)
 
 
-def test_the_audit_of_a_fleet_is_kept(tmp_path: Path) -> None:
-    assert (
-        "one node" in faults(tmp_path, "store: {kind: postgres}\naudit: {retention: {uses: 2160h}}")["audit.retention"]
-    )
-
-
 def test_a_url_file_must_exist(tmp_path: Path) -> None:
     config = loaded(tmp_path, "store: {kind: postgres, url_file: /nowhere/url}")
     assert [fault.path for fault in check_files(config)] == ["store.url_file"]

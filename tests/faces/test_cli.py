@@ -41,7 +41,7 @@ class Cli:
             up=self._up,
             check_config=self._check,
             verify_ledger=lambda _place: self.ledger,
-            move_ledger=lambda _place, _to: self.ledger,
+            move_store=lambda _place, _to, _look: self.ledger,
             verify_audit=lambda _data, key: Verified({"records": 9, "public key": key or "as declared"}),
             compare_prices=lambda _other, _tolerance: self.differences,
             recovery=recovery_desk.DESK,

@@ -14,7 +14,12 @@ from bursar.core.errors import Refusal
 from bursar.core.restore import Manifest
 from bursar.stores.backup_file import FORMAT, MANIFEST, BackupWriter, extract, read_backup
 
-PARTS = {"secrets.db": b"s" * 5000, "journal/journal-00000001.log": bytes(range(256)) * 100, "audit.db": b""}
+PARTS = {
+    "secrets.db": b"s" * 5000,
+    "journal/journal-00000001.log": bytes(range(256)) * 100,
+    "audit.db": b"",
+    "audit-chains/b.db": b"c" * 9,
+}
 
 
 def manifest_of(writer: BackupWriter, format_: int = FORMAT) -> Manifest:
