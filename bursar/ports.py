@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from bursar.core.audit import Wanted
 from bursar.core.calls import Call, DialectName, Edits, Usage
+from bursar.core.made_ids import MadeId, MadeKind
 from bursar.core.provider_keys import SecretEntry
 from bursar.core.secret import Secret
 
@@ -176,6 +177,29 @@ class Web(Protocol):
         self, method: str, url: str, headers: Sequence[tuple[str, str | Secret]], body: bytes | Secret, seconds: float
     ) -> WebAnswer:
         """One request and its whole answer, within `seconds`. No redirect is followed. Raises UpstreamFault."""
+        ...
+
+
+# ---- ids that a provider makes ---------------------------------------------------------------------------------------
+
+
+class MadeIds(Protocol):
+    """Who made which id at which provider. tests/conformance/test_made_ids.py is its contract.
+
+    Bounded: of a team that keeps more than the store's share, the ids made first are forgotten, and are then unknown.
+    Every call raises Refusal(ids_unavailable) when the store cannot be read or written.
+    """
+
+    async def keep(self, made: Sequence[MadeId]) -> None:
+        """Known to every node, and safe from kill -9, when it returns. An id that is kept again is replaced."""
+        ...
+
+    async def find(self, team: str, kind: MadeKind, made_id: str) -> MadeId | None:
+        """None when this team made no such id, or it has expired."""
+        ...
+
+    async def forget(self, team: str, kind: MadeKind, made_id: str) -> None:
+        """It is gone at the provider. One that is not known is no fault."""
         ...
 
 

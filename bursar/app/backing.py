@@ -1,4 +1,4 @@
-"""What stands behind a gateway's holds: on one node its journal."""
+"""What stands behind a gateway's holds and the ids that it keeps: on one node its own files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Protocol
 from bursar.app.spec import NodeSpec
 from bursar.core.ledger import LedgerEvent
 from bursar.gateway.node import Money
-from bursar.ports import Clock
+from bursar.ports import Clock, MadeIds
 from bursar.stores.journal import Journal
+from bursar.stores.made_ids_file import FILE, MadeIdsFile
 
 OnEvent = Callable[[LedgerEvent], None]
 
@@ -18,6 +19,9 @@ class Backing(Protocol):
 
     @property
     def money(self) -> Money: ...
+
+    @property
+    def made_ids(self) -> MadeIds: ...
 
     async def start(self) -> None: ...
 
@@ -29,18 +33,24 @@ OpenBacking = Callable[[NodeSpec, Clock, OnEvent], Backing]
 
 
 class Embedded:
-    """One node: the journal in its data folder."""
+    """One node: the journal and the ids that providers made, in its data folder."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, made_ids: MadeIdsFile) -> None:
         self.money = journal
+        self.made_ids = made_ids
 
     async def start(self) -> None:
         """The journal is open already."""
 
     async def close(self) -> None:
         self.money.close()
+        await self.made_ids.close()
 
 
 def open_embedded(spec: NodeSpec, clock: Clock, on_event: OnEvent) -> Embedded:
     """Raises JournalDamaged."""
-    return Embedded(Journal.open(Path(spec.data) / "journal", clock, spec.config.durability, on_event=on_event))
+    folder, durability, ids = Path(spec.data), spec.config.durability, spec.config.ids
+    made_ids = MadeIdsFile(
+        folder / FILE, clock, most_of_team=ids.most_of_team, most=ids.most, power=durability == "power"
+    )
+    return Embedded(Journal.open(folder / "journal", clock, durability, on_event=on_event), made_ids)

@@ -101,6 +101,8 @@ class Gateway:
             upstream=Upstreams(self._client),
             splitter=EventSplitter,
             digest=digester(b""),
+            made_ids=self._backing.made_ids,
+            id_lives=settings.ids.lives,
         )
         self.node.estimate = self._learning.estimate
         self.node.most_top_keys = settings.metrics.top_keys

@@ -1,4 +1,4 @@
-"""Composition root of the gateway of a node among many: money in PostgreSQL."""
+"""Composition root of the gateway of a node among many: money, and the ids that providers made, in PostgreSQL."""
 
 import os
 import sys
@@ -10,15 +10,17 @@ from bursar.app.gateway import main
 from bursar.app.spec import NodeSpec
 from bursar.ports import Clock
 from bursar.stores.postgres import Postgres
+from bursar.stores.postgres_made_ids import PostgresMadeIds
 from bursar.stores.postgres_money import PostgresMoney
 
 
 class Shared:
     """`bursar.app.backing.Backing` of a fleet."""
 
-    def __init__(self, store: Postgres, money: PostgresMoney) -> None:
+    def __init__(self, store: Postgres, money: PostgresMoney, made_ids: PostgresMadeIds) -> None:
         self._store = store
         self.money = money
+        self.made_ids = made_ids
 
     async def start(self) -> None:
         await self.money.start()
@@ -30,10 +32,10 @@ class Shared:
 
 def open_shared(spec: NodeSpec, clock: Clock, on_event: OnEvent) -> Shared:
     """Raises Refusal when the settings of the store cannot be used."""
-    del clock  # money goes by the database's
     store = Postgres(address_of(spec, os.environ, "gateway"))
     money = PostgresMoney(store, spec.node, folder=Path(spec.data) / "journal", on_event=on_event)
-    return Shared(store, money)
+    made_ids = PostgresMadeIds(store, clock, most_of_team=spec.config.ids.most_of_team)
+    return Shared(store, money, made_ids)
 
 
 if __name__ == "__main__":

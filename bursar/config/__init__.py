@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from bursar.config.explain import Explain
+from bursar.config.ids import Ids
 from bursar.config.spans import Seconds, Size
 from bursar.core.roles import Role
 
@@ -360,6 +361,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     explain: Explain = Explain()
     tokens: Tokens = Tokens()
     admin: Admin = Admin()
+    ids: Ids = Ids()
     drain: Seconds = 30  # how long open streams may run on after a stop
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from bursar.core.made_ids import Reference
+
 DialectName = Literal["openai", "anthropic"]
 Purpose = Literal["inference", "embedding", "fine-tuning", "batch"]
 
@@ -51,6 +53,7 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     cache_write: Literal["", "5m", "1h"] = ""  # longest-lived cache write the body can cause
     audio: bool = False  # audio in or out
     overhead_tokens: int = 0  # input that the provider adds for what the body asks for: tool prompts, citation marks
+    refers: tuple[Reference, ...] = ()  # ids in the body of what a provider keeps: each must be this team's
     user: str = ""  # the body's own user field: recorded, never trusted
     content: str = ""  # its class, for the estimate (core.content); set when it is priced
     parsed: object = None  # the dialect's private parse, for `rewrite`

@@ -106,6 +106,7 @@ RULES: dict[str, Rule] = {
     "budget_exhausted": Rule(429, "insufficient_quota", _RATE, False, "The budget is spent"),
     "held_by_requests_in_flight": Rule(429, "rate_limit_exceeded", _RATE, True, "The rest of the budget is held"),
     "can_never_fit": Rule(402, "insufficient_quota", "billing_error", False, "The call can cost more than the budget"),
+    "ids_unavailable": Rule(503, "server_error", "api_error", True, "The store of provider-made ids does not answer"),
     "store_unavailable": Rule(503, "server_error", "api_error", True, "The money store cannot be written"),
     # -- upstream
     "no_provider_key": Rule(503, "server_error", "api_error", False, "No provider key fits this call"),

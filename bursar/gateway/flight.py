@@ -7,6 +7,7 @@ import msgspec
 from bursar.core.calls import Call, DialectName, Usage
 from bursar.core.decisions import RuleAsked
 from bursar.core.errors import Refusal
+from bursar.core.made_ids import MadeId
 from bursar.core.policy import Allowed, KeyPlan
 from bursar.gateway.routes import Route
 from bursar.ports import Exchange
@@ -28,6 +29,7 @@ class Flight(msgspec.Struct, kw_only=True, gc=False):
     user: str = ""
     admitted: bool = False  # holds a concurrency lease
     call: Call | None = None
+    bound: MadeId | None = None  # what the call builds upon: only the account that made it can serve it
     allowed: Allowed | None = None
     ways: "list[Priced] | None" = None
     headers: str = ""  # header lines that tell what policy did

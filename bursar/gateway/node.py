@@ -13,6 +13,7 @@ from bursar.core.estimate import Estimate
 from bursar.core.ledger import Held, HoldRequest, Settlement
 from bursar.core.ledger_records import BudgetStand
 from bursar.core.limits import Bound, Limited, Reservation
+from bursar.core.made_ids import Lives
 from bursar.core.networks import Network
 from bursar.core.prices import PriceTable
 from bursar.gateway.counters import Counters
@@ -20,7 +21,7 @@ from bursar.gateway.decisions import Decisions
 from bursar.gateway.lease import Leases
 from bursar.gateway.tenants import Tenants
 from bursar.gateway.tokens import Tokens
-from bursar.ports import Clock, Dialect, EventSplitter, UpstreamResponse
+from bursar.ports import Clock, Dialect, EventSplitter, MadeIds, UpstreamResponse
 
 
 class Money(Protocol):
@@ -199,6 +200,8 @@ class Node:
         upstream: Upstream,
         splitter: Callable[[], EventSplitter],
         digest: Callable[[str], bytes],
+        made_ids: MadeIds,
+        id_lives: Lives,
     ) -> None:
         self.clock = clock
         self.boot = boot
@@ -211,6 +214,8 @@ class Node:
         self.upstream = upstream
         self.splitter = splitter
         self.digest = digest
+        self.made_ids = made_ids
+        self.id_lives = id_lives
         self.estimate = Estimate()
         self.counters = Counters()
         self.decisions = Decisions(boot)

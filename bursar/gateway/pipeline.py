@@ -30,6 +30,7 @@ from bursar.gateway.guard import guard
 from bursar.gateway.hand_over import hand_over
 from bursar.gateway.models import list_models
 from bursar.gateway.node import Node
+from bursar.gateway.own import check_references
 from bursar.gateway.price import price
 from bursar.gateway.report import report
 from bursar.gateway.routes import dialect_of_path, find_route
@@ -93,6 +94,8 @@ class Pipeline:
             flight.call = dialect.understand(route.name, body)
         assert flight.plan is not None
         flight.plan = node.tenants.current(flight.plan)  # a body may take its time, and the rules may change meanwhile
+        if flight.call.refers:
+            await check_references(node, flight)
         options = apply_policy(node, flight)
         await guard(node, flight)
         flight.ways = price(node, flight, options)

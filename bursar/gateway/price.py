@@ -19,6 +19,7 @@ from bursar.core.prices import Band, Price
 from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts, rank_keys, usable_keys
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Option, Provider
+from bursar.gateway.own import bound_ways
 from bursar.gateway.shadow import note_shadow
 
 _NOTHING = Ceiling(0, 0, 0, 0, 0, 0)  # what counting tokens can cost: providers do it for free
@@ -47,7 +48,7 @@ def find_options(node: Node, flight: Flight) -> list[Option]:
             node.options.keep(name, found)
         else:
             raise _nobody(node, call)
-    return found
+    return found if flight.bound is None else bound_ways(node, flight.bound, found)
 
 
 def _options(node: Node, call: Call, team_id: str) -> Iterator[Option]:

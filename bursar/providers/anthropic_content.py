@@ -107,8 +107,7 @@ def _block(fields: Fields, found: Findings, where: str, known: frozenset[str]) -
         found.new_key(f"{where}.type={(kind or '')[:32]}")
         found.outside("content_type")
     read_cache_control(fields, found, where)
-    if given(fields, "file_id") is not None:
-        found.outside("file_id")
+    _file(fields, kind, found, where)
     if (tool := given(fields, "tool")) is not None:  # a tool added in the middle of a conversation
         found.overhead_tokens += _TOOLS_TOKENS
         _tool(fields_of(tool, f"{where}.tool"), found)
@@ -118,6 +117,14 @@ def _block(fields: Fields, found: Findings, where: str, known: frozenset[str]) -
             found.overhead_tokens += _CITED_TOKENS_PER_BYTE * len(source)
     if (content := given(fields, "content")) is not None:
         _nested(content, found, f"{where}.content")
+
+
+def _file(fields: Fields, kind: str | None, found: Findings, where: str) -> None:
+    """A file of the account is put in; elsewhere the id tells of an output that the caller has seen before."""
+    if (file_id := text(fields, "file_id", where)) is not None:
+        found.outside("file_id")
+        if kind == "container_upload":
+            found.refer("file", file_id)
 
 
 def _nested(content: msgspec.Raw, found: Findings, where: str) -> None:
@@ -135,7 +142,8 @@ def _source(source: Fields, kind: str, size: int, found: Findings, where: str) -
         found.new_key(path)
     if (content := given(source, "content")) is not None:
         _nested(content, found, f"{where}.content")
-    if given(source, "file_id") is not None:
+    if (file_id := text(source, "file_id", where)) is not None:
+        found.refer("file", file_id)
         found.medium("file_id", size)
     elif given(source, "url") is not None:
         found.medium(f"{kind}_url", size)

@@ -3,7 +3,11 @@
 import msgspec
 
 from bursar.core.calls import Call, ServerTool
+from bursar.core.errors import Refusal
+from bursar.core.made_ids import MadeKind, Reference
 from bursar.providers.strict_json import Fields, text
+
+_MOST_REFERENCES = 256  # each is looked up
 
 
 class Findings(msgspec.Struct, kw_only=True):
@@ -19,6 +23,7 @@ class Findings(msgspec.Struct, kw_only=True):
     overhead_tokens: int = 0  # input that the provider adds by itself
     unknown: list[str] = []
     tools: list[ServerTool] = []
+    refers: list[Reference] = []  # -> Call.refers
 
     def outside(self, reason: str) -> None:
         """Input comes in that the body's bytes do not bound."""
@@ -28,6 +33,13 @@ class Findings(msgspec.Struct, kw_only=True):
         self.outside(reason)
         self.media += 1
         self.media_bytes += size
+
+    def refer(self, kind: MadeKind, made_id: str) -> None:
+        """Something that the provider keeps is named: input comes in by it."""
+        self.outside(f"{kind}_id")
+        self.refers.append(Reference(kind, made_id))
+        if len(self.refers) > _MOST_REFERENCES:
+            raise Refusal("invalid_field", f"The body names more than {_MOST_REFERENCES} ids of things kept elsewhere")
 
     def no_ceiling(self, reason: str) -> None:
         self.unbounded = self.unbounded or reason
@@ -45,6 +57,8 @@ class Findings(msgspec.Struct, kw_only=True):
         call.overhead_tokens = self.overhead_tokens
         if self.one_hour or self.five_minutes:
             call.cache_write = "1h" if self.one_hour else "5m"
+        if self.refers:
+            call.refers = tuple(dict.fromkeys(self.refers))
         if self.unknown or self.tools:
             call.unknown_fields = tuple(self.unknown)
             call.server_tools = tuple(self.tools)

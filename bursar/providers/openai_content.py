@@ -91,7 +91,10 @@ def _media(fields: Fields, found: Findings) -> None:
         file = fields_of(attached, f"{_IN_PARTS}.file")
         for path in unknown_keys(file, _FILE, f"{_IN_PARTS}.file"):
             found.new_key(path)
-        found.medium("file_id" if given(file, "file_id") is not None else "file", size)
+        file_id = text(file, "file_id", f"{_IN_PARTS}.file")
+        if file_id is not None:
+            found.refer("file", file_id)
+        found.medium("file", size)
 
 
 def _image_url(raw: bytes, found: Findings) -> str:

@@ -3,6 +3,7 @@
 The parts are copied in an order in which each later one knows at least what an earlier one does:
 
     journal      whole segments, the last one up to its last whole record
+    made ids     what providers keep, and whose it is; one that was made since is unknown after a restore
     secrets      by SQLite's backup API, as all databases: one consistent instant each
     directory    knows every budget that the journal names
     checkpoints  of the audit, where they lie in the folder
@@ -24,6 +25,7 @@ from bursar.core.errors import Refusal
 from bursar.core.restore import Manifest
 from bursar.stores.backup_file import FORMAT, BackupWriter
 from bursar.stores.journal_segment import HEADER_BYTES, read_frames, read_header, segment_numbers, segment_path
+from bursar.stores.made_ids_file import FILE
 
 CHECKPOINTS, PEOPLE, CHAINS = "audit-checkpoints.jsonl", "audit-people.db", "audit-chains"
 
@@ -34,6 +36,7 @@ def take_backup(folder: Path, target: Path, node: str, version: str, now: int, w
     writer = BackupWriter(partial)
     try:
         _add_journal(folder / "journal", writer)
+        _add_lines(folder / FILE, writer)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bursar-backup-") as room:
             heads = _add_databases(folder, Path(room), writer)
         manifest = Manifest(
@@ -71,15 +74,19 @@ def _add_journal(folder: Path, writer: BackupWriter) -> None:
         writer.add(f"journal/{path.name}", io.BytesIO(data[:whole]), whole)
 
 
+def _add_lines(path: Path, writer: BackupWriter) -> None:
+    """A file of lines, where it is there, up to its last whole one."""
+    if path.exists():
+        data = path.read_bytes()
+        data = data[: data.rfind(b"\n") + 1]
+        writer.add(path.name, io.BytesIO(data), len(data))
+
+
 def _add_databases(folder: Path, room: Path, writer: BackupWriter) -> tuple[int, str, int]:
     """-> (seq and hash of the audit's last record, version of the directory)."""
     for name in ("secrets.db", "directory.db"):
         _add_database(folder / name, room, writer)
-    checkpoints = folder / CHECKPOINTS
-    if checkpoints.exists():
-        data = checkpoints.read_bytes()
-        data = data[: data.rfind(b"\n") + 1]
-        writer.add(CHECKPOINTS, io.BytesIO(data), len(data))
+    _add_lines(folder / CHECKPOINTS, writer)
     _add_database(folder / "audit.db", room, writer)
     for chain in sorted((folder / CHAINS).glob("*.db")):
         _add_database(chain, room, writer, f"{CHAINS}/")

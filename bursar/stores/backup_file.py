@@ -20,7 +20,7 @@ from bursar.core.restore import BackedUp, Manifest
 FORMAT = 1
 MANIFEST = "manifest.json"
 _NAMES = re.compile(
-    r"(secrets|directory|audit|audit-people)\.db|audit-checkpoints\.jsonl|journal/journal-\d{8}\.log|manifest\.json"
+    r"(secrets|directory|audit|audit-people)\.db|audit-checkpoints\.jsonl|made-ids\.log|journal/journal-\d{8}\.log|manifest\.json"
     r"|audit-chains/[A-Za-z0-9%][\w.%-]{0,250}\.db",
     re.ASCII,
 )

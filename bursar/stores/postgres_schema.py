@@ -16,7 +16,7 @@ from bursar.stores.postgres import Connection, Postgres
 from bursar.stores.schema import SchemaFault
 
 MIGRATIONS = Path(__file__).parent / "migrations" / "postgres"
-PARTS = ("fleet", "directory", "secrets", "audit", "money", "explain")
+PARTS = ("fleet", "directory", "secrets", "audit", "money", "explain", "made_ids")
 
 _NEEDS = re.compile(r"^-- needs: (\d+)$", re.MULTILINE)
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))"

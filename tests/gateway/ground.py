@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from bursar.config.ids import Ids
 from bursar.core.calls import DialectName
 from bursar.core.directory import (
     BudgetDef,
@@ -30,6 +31,7 @@ from bursar.gateway.pipeline import Pipeline
 from bursar.providers.anthropic import Anthropic
 from bursar.providers.openai import OpenAI
 from bursar.stores.catalogue import load
+from bursar.stores.made_ids_file import MadeIdsFile
 from bursar.stores.memory_rates import MemoryRates
 from bursar.wire.sse import EventSplitter
 from tests.gateway.answers import CLAUDE, IN, MODEL, MOST_OUTPUT, OUT, WINDOW, chat, message
@@ -109,6 +111,7 @@ class Stand:
         self.rates = MemoryRates()
         self.releases = FakeReleases(self.clock)
         self.leases = Leases(self.releases, self.clock)
+        self.made_ids = MadeIdsFile(folder / "made-ids.log", self.clock, most_of_team=100, most=200)
         self.happened: list[tuple[str, str, dict[str, str | int]]] = []
         self.node = Node(
             clock=self.clock,
@@ -122,6 +125,8 @@ class Stand:
             upstream=self.upstream,
             splitter=EventSplitter,
             digest=lambda text: digest(text, PEPPER),
+            made_ids=self.made_ids,
+            id_lives=Ids().lives,
         )
         self.node.ready = True
         self.node.happenings = lambda *what: self.happened.append(what)
