@@ -78,8 +78,7 @@ class MadeIdsFile:
             self._renew_if_stale()
 
     async def close(self) -> None:
-        if self._renewing is not None:
-            self._renewing.cancel()
+        if self._renewing is not None:  # not cancelled: a thread may be writing
             await asyncio.gather(self._renewing, return_exceptions=True)
         if self._descriptor >= 0:
             os.close(self._descriptor)

@@ -37,6 +37,8 @@ async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     url = request.getfixturevalue("database") if request.param == "postgres" else ""
 
     async def file() -> MadeIds:
+        for before in opened:  # a data folder has one process: nobody else renames the file
+            await asyncio.gather(*filter(None, [before._renewing]), return_exceptions=True)
         opened.append(MadeIdsFile(tmp_path / "made-ids.log", clock, most_of_team=MOST, most=4 * MOST, spare=5))
         return opened[-1]
 
