@@ -60,10 +60,10 @@ class MadeIdsFile:
     async def keep(self, made: Sequence[MadeId]) -> None:
         """Raises Refusal(ids_unavailable), and then nothing of it is known."""
         await self._opened()
-        await self._write([_line(_encode(one)) for one in made])
+        self._append([_line(_encode(one)) for one in made])
         for one in made:
             self._take(one)
-        self._renew_if_stale()
+        await self._settle()
 
     async def find(self, team: str, kind: MadeKind, made_id: str) -> MadeId | None:
         await self._opened()
@@ -73,9 +73,9 @@ class MadeIdsFile:
     async def forget(self, team: str, kind: MadeKind, made_id: str) -> None:
         await self._opened()
         if (kind, made_id) in self._teams.get(team, {}):
-            await self._write([_line(_encode(_Gone(gone=(team, kind, made_id))))])
+            self._append([_line(_encode(_Gone(gone=(team, kind, made_id))))])
             self._drop(team, (kind, made_id))
-            self._renew_if_stale()
+            await self._settle()
 
     async def close(self) -> None:
         if self._renewing is not None:  # not cancelled: a thread may be writing
@@ -113,8 +113,10 @@ class MadeIdsFile:
         self._descriptor = descriptor
         self._renew_if_stale()
 
-    async def _write(self, lines: list[bytes]) -> None:
-        """All of them or, as far as the file tells, none."""
+    def _append(self, lines: list[bytes]) -> None:
+        """All of them or, as far as the file tells, none. Memory follows with nothing awaited in between, so that a
+        file made anew holds what the old one does.
+        """
         data = b"".join(lines)
         try:
             end = os.lseek(self._descriptor, 0, os.SEEK_END)
@@ -124,10 +126,16 @@ class MadeIdsFile:
             self._lines += len(lines)
             if self._meanwhile is not None:
                 self._meanwhile += lines
-            if self._power:
-                await self._sync()
         except OSError as fault:
             raise _unavailable(fault) from None
+
+    async def _settle(self) -> None:
+        self._renew_if_stale()
+        if self._power:
+            try:
+                await self._sync()
+            except OSError as fault:
+                raise _unavailable(fault) from None
 
     async def _sync(self) -> None:
         """What was written is on the disk; in both files, where one has just taken the place of the other."""
@@ -233,8 +241,8 @@ def read_lines(file: Iterable[bytes]) -> tuple[list[MadeId], int]:
     known: dict[tuple[str, str, str], MadeId] = {}
     lines = 0
     for lines, line in enumerate(file, 1):  # noqa: B007 - counted
-        body = line[9:-1]
-        if not line.endswith(b"\n") or line[:9] != b"%08x " % crc32(body):
+        body = line[9:].removesuffix(b"\n")
+        if line[:9] != b"%08x " % crc32(body):
             continue
         try:
             if body.startswith(b'{"gone"'):
