@@ -22,8 +22,10 @@ from bursar.control.key_map import KeyMap
 from bursar.control.keys import Keys
 from bursar.control.owners import Owners
 from bursar.control.prices import Prices
+from bursar.control.promotion import Promotions
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.restored import RestoredNode
+from bursar.control.shadow import Shadow
 from bursar.control.signing_keys import SigningKeys
 from bursar.control.status import StatusBoard
 from bursar.control.tag_sheets import TagSheets
@@ -115,6 +117,8 @@ class UseCases:
             trust=self.trust,
             federation=self.federation,
             tokens=self.tokens,
+            promotions=Promotions(self.directory),
+            shadow=Shadow(self.directory, self.decisions),
         )
 
     def _lies_in(self, secret_id: str) -> str | None:

@@ -41,7 +41,7 @@ class Budgets:
         return [budget for budget in self._directory.book.all(BudgetDef) if deleted or not budget.deleted]
 
     def get(self, budget_id: str) -> BudgetDef:
-        return _living(self._directory.book, budget_id)
+        return living(self._directory.book, budget_id)
 
     async def create(
         self, actor: str, subject_kind: SubjectKind, subject: str, terms: BudgetTerms, budget_id: str = ""
@@ -69,7 +69,7 @@ class Budgets:
         """
 
         def decide(book: Book) -> Change:
-            before = _living(book, budget_id)
+            before = living(book, budget_id)
             terms = edit(before)
             if _terms(before) == terms:
                 return Change(action="budget.update", target=f"budget/{budget_id}")
@@ -84,14 +84,15 @@ class Budgets:
         """From the next hold on it refuses nothing. Its id stays taken."""
 
         def decide(book: Book) -> Change:
-            before = _living(book, budget_id)
+            before = living(book, budget_id)
             after = replace(before, deleted=True, version=before.version + 1)
             return Change(action="budget.remove", target=f"budget/{budget_id}", put=[after], facts=_facts(before))
 
         await self._directory.change(actor, decide)
 
 
-def _living(book: Book, budget_id: str) -> BudgetDef:
+def living(book: Book, budget_id: str) -> BudgetDef:
+    """A budget that was not removed. Raises Refusal(unknown_id)."""
     budget = book.get(BudgetDef, budget_id)
     if budget.deleted:
         raise Refusal("unknown_id", f"The budget {budget_id!r} was removed", "See: bursar budgets list")

@@ -19,8 +19,10 @@ from bursar.control.key_map import KeyMap
 from bursar.control.keys import KeyInput, Keys
 from bursar.control.owners import OwnerInput, Owners
 from bursar.control.prices import Prices
+from bursar.control.promotion import Promotions
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.restored import RestoredNode
+from bursar.control.shadow import Shadow
 from bursar.control.status import StatusBoard
 from bursar.control.tag_sheets import TagSheets
 from bursar.control.teams import TeamInput, Teams
@@ -66,6 +68,8 @@ class Services:
     trust: TrustRules
     federation: Federation
     tokens: Tokens
+    promotions: Promotions
+    shadow: Shadow
 
 
 @dataclass(frozen=True, slots=True)

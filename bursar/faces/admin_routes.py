@@ -13,6 +13,7 @@ from bursar.faces import (
     admin_restore,
     admin_secrets,
     admin_sessions,
+    admin_shadow,
     admin_trust,
     admin_vault,
 )
@@ -255,4 +256,5 @@ ROUTES: tuple[Route, ...] = (
     *admin_trust.ROUTES,
     *admin_restore.ROUTES,
     *admin_map.ROUTES,
+    *admin_shadow.ROUTES,
 )

@@ -20,6 +20,7 @@ from bursar.faces.cli_money import add_usage, budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
 from bursar.faces.cli_scan import add_scan
 from bursar.faces.cli_secrets import secrets_group
+from bursar.faces.cli_shadow import add_shadow
 from bursar.faces.cli_store import Move, store_group
 from bursar.faces.cli_tenants import owners_group, teams_group
 from bursar.faces.cli_terminal import Locate, Place, Terminal, Verified, command, tell
@@ -90,6 +91,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     add_login(app, locate)
     app.add_typer(sessions_group(locate), name="sessions")
     add_history(app, locate)
+    add_shadow(app, locate)
     app.add_typer(trust_group(locate), name="trust")
     app.add_typer(tokens_group(locate), name="tokens")
     add_token(app, locate)

@@ -19,6 +19,7 @@ from bursar.control.audit_desk import AuditDesk
 from bursar.control.audit_notary import Signer
 from bursar.control.audit_people import People
 from bursar.control.budgets import Budgets
+from bursar.control.decisions import Decisions
 from bursar.control.directory import Directory
 from bursar.control.federation import Federation
 from bursar.control.fleet import OneNode
@@ -29,8 +30,10 @@ from bursar.control.keys import Keys
 from bursar.control.owners import Owners
 from bursar.control.policy_export import Place
 from bursar.control.prices import Prices
+from bursar.control.promotion import Promotions
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.restored import RestoredNode
+from bursar.control.shadow import Shadow
 from bursar.control.signing_keys import SigningKeys
 from bursar.control.status import GatewayFacts, NodeFacts, StatusBoard
 from bursar.control.tag_sheets import TagSheets
@@ -56,6 +59,7 @@ from bursar.stores.audit_db import AuditDb
 from bursar.stores.audit_file import AuditFile
 from bursar.stores.audit_people_db import PeopleDb
 from bursar.stores.catalogue import load as load_catalogue
+from bursar.stores.decisions_db import DecisionsDb
 from bursar.stores.directory_db import DirectoryDb
 from bursar.stores.restore_marker import MarkerFile
 from tests.control.tenants import PEPPER, START_NS, SeededEntropy, SetClock
@@ -143,7 +147,7 @@ class Stand:
         self._ready.set()
         await self.server.serve([listener])
         await self.audit.close()
-        for part in (self.trail, self.checkpoints, self.people, self.secrets, self.store):
+        for part in (self.decisions, self.trail, self.checkpoints, self.people, self.secrets, self.store):
             part.close()
 
     async def _build(self) -> None:
@@ -179,6 +183,7 @@ class Stand:
         stores = Stores([self.secrets])
         self.provider_keys = ProviderKeys(directory, stores, self.audit, providers)
         self.fleet = OneNode()
+        self.decisions = Decisions(DecisionsDb(self.folder / "explain.db"), self.clock, keep_s=30 * 86_400, most=1000)
         self.services = Services(
             directory=directory,
             history=History(directory),
@@ -196,6 +201,8 @@ class Stand:
             trust=TrustRules(directory),
             federation=federation,
             tokens=tokens,
+            promotions=Promotions(directory),
+            shadow=Shadow(directory, self.decisions),
             key_map=KeyMap(directory, stores, self.ledger),
             tag_sheets=TagSheets(directory, self.provider_keys),
             restored=RestoredNode(MarkerFile(self.folder), self.audit, self.clock),
