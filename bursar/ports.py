@@ -95,6 +95,10 @@ class Dialect(Protocol):
         """Parse strictly what is governed. Raises Refusal(malformed_request | duplicate_field | invalid_field)."""
         ...
 
+    def rename(self, body: bytes, naming: Callable[[str], str]) -> bytes:
+        """The body with what `naming` makes of its model's name ("" = it has none). Raises Refusal as `understand`."""
+        ...
+
     def rewrite(self, call: Call, edits: Edits) -> bytes:
         """The body to send: the original bytes when no edit applies, else rebuilt from the parsed values."""
         ...

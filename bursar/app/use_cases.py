@@ -14,6 +14,7 @@ from bursar.control.access import Access
 from bursar.control.admins import Admins
 from bursar.control.budgets import Budgets
 from bursar.control.decisions import Decisions
+from bursar.control.deployments import Deployments
 from bursar.control.directory import Directory
 from bursar.control.federation import Federation
 from bursar.control.history import History
@@ -105,6 +106,7 @@ class UseCases:
             budgets=self.budgets,
             provider_keys=self.provider_keys,
             access=Access(self.directory, policy_places(config)),
+            deployments=Deployments(self.directory),
             wrapping_keys=self.wrapping_keys,
             key_map=KeyMap(self.directory, self._secrets.stores, ledger, may_reveal=config.secrets.reveal),
             tag_sheets=TagSheets(self.directory, self.provider_keys),

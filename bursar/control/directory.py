@@ -159,6 +159,7 @@ LIST_COMMAND: dict[Kind, str] = {
     "token_key": "bursar tokens keys",
     "token_mark": "bursar audit tail",
     "grant": "bursar secrets grants",
+    "deployment": "bursar models list",
 }
 
 

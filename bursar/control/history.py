@@ -17,14 +17,15 @@ from bursar.core.directory import BudgetDef, Edit, Entity, Kind, Owner, Team
 from bursar.core.errors import Refusal
 from bursar.core.units import pico_to_usd
 
-_RESTORABLE: frozenset[Kind] = frozenset({"owner", "team", "grant"})  # come back after a removal
+_RESTORABLE: frozenset[Kind] = frozenset({"owner", "team", "grant", "deployment"})  # come back after a removal
 _WITHOUT_UNDO: dict[Kind, str] = {
     "provider_key": "See `bursar secrets tag`, `enable`, `disable`",
     "price": "A price is never taken back: append another with `bursar prices set`",
     "token_key": "Rotate again: `bursar tokens rotate-signing-key`",
     "token_mark": "A token that was revoked or used up stays so: exchange for another",
 }
-_REMOVED_BY: dict[Kind, str] = {"trust": "trust remove", "grant": "secrets revoke"}  # where it is not the plural
+# Where it is not the plural.
+_REMOVED_BY: dict[Kind, str] = {"trust": "trust remove", "grant": "secrets revoke", "deployment": "models unmap"}
 _HIDDEN = frozenset({"digest", "secrets"})
 _NEWEST = 2**62
 

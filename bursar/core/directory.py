@@ -161,6 +161,13 @@ class AccessGrant(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int | None = None  # ns
 
 
+class Deployment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A name by which callers of the Azure paths ask, and the model that it stands for (`bursar.core.deployments`)."""
+
+    id: str  # "chat-prod" for everybody, "search:chat-prod" for one team
+    model: str
+
+
 class PriceOverride(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An operator's own dated price, appended, never edited. Rates are pico-USD per token."""
 
@@ -215,10 +222,21 @@ class TokenMark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Kind = Literal[
-    "owner", "team", "key", "budget", "provider_key", "price", "admin", "trust", "token_key", "token_mark", "grant"
+    "owner",
+    "team",
+    "key",
+    "budget",
+    "provider_key",
+    "price",
+    "admin",
+    "trust",
+    "token_key",
+    "token_mark",
+    "grant",
+    "deployment",
 ]
 Tenant = Owner | Team | VirtualKey | BudgetDef
-Entity = Tenant | ProviderKey | PriceOverride | Admin | TrustRule | TokenKey | TokenMark | AccessGrant
+Entity = Tenant | ProviderKey | PriceOverride | Admin | TrustRule | TokenKey | TokenMark | AccessGrant | Deployment
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -236,6 +254,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     token_keys: list[TokenKey] = []
     token_marks: list[TokenMark] = []
     grants: list[AccessGrant] = []
+    deployments: list[Deployment] = []
 
 
 class Delta(msgspec.Struct, kw_only=True):
@@ -253,6 +272,7 @@ class Delta(msgspec.Struct, kw_only=True):
     token_keys: list[TokenKey] = []
     token_marks: list[TokenMark] = []
     grants: list[AccessGrant] = []
+    deployments: list[Deployment] = []
     gone: list[tuple[str, str]] = []
 
 
@@ -289,6 +309,7 @@ KINDS: dict[Kind, KindRow] = {
     "token_key": KindRow("token_keys", TokenKey),
     "token_mark": KindRow("token_marks", TokenMark),
     "grant": KindRow("grants", AccessGrant),
+    "deployment": KindRow("deployments", Deployment),
 }
 S = TypeVar("S", Snapshot, Delta)
 _KIND_OF: dict[type, Kind] = {row.type: kind for kind, row in KINDS.items()}

@@ -93,6 +93,7 @@ RULES: dict[str, Rule] = {
     # -- may it run
     "model_not_allowed": Rule(403, "permission_error", "permission_error", False, "The key may not use this model"),
     "model_not_found": Rule(404, _INVALID, "not_found_error", False, "No provider serves this model"),
+    "deployment_unknown": Rule(404, _INVALID, "not_found_error", False, "The deployment is mapped to no model"),
     "purpose_not_allowed": Rule(403, "permission_error", "permission_error", False, "The key may not do this"),
     "max_tokens_exceeded": Rule(400, _INVALID, _INVALID, False, "More output was asked for than the policy allows"),
     "prompt_too_large": Rule(413, _INVALID, "request_too_large", False, "The prompt is larger than the policy allows"),

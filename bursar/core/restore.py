@@ -209,6 +209,7 @@ _RULES: dict[str, Callable[[Record, str, str, Effects], None]] = {
     "budget": _budget,
     "owner": _told,
     "price": _told,
+    "deployment": _told,  # which model a name stands for; what a key may use of it is the policy's
     "grant": _grant,
     "trust": _doors,
     "token": _doors,

@@ -11,6 +11,7 @@ from bursar.control.admin_sessions import Sessions
 from bursar.control.admins import Admins
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.budgets import Budgets, BudgetTerms
+from bursar.control.deployments import Deployments
 from bursar.control.directory import Directory
 from bursar.control.federation import Federation
 from bursar.control.fleet import Fleet
@@ -56,6 +57,7 @@ class Services:
     budgets: Budgets
     provider_keys: ProviderKeys
     access: Access
+    deployments: Deployments
     wrapping_keys: WrappingKeys
     prices: Prices
     usage: Usage

@@ -7,6 +7,7 @@ from bursar.faces import (
     admin_access,
     admin_admins,
     admin_audit,
+    admin_deployments,
     admin_fleet,
     admin_history,
     admin_map,
@@ -207,6 +208,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     *admin_secrets.ROUTES,
     *admin_access.ROUTES,
+    *admin_deployments.ROUTES,
     Route(
         "GET",
         "/price-overrides",

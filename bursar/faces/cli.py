@@ -16,6 +16,7 @@ from bursar.faces.cli_history import add_history
 from bursar.faces.cli_keys import keys_group
 from bursar.faces.cli_login import add_login, sessions_group
 from bursar.faces.cli_map import add_map
+from bursar.faces.cli_models import models_group
 from bursar.faces.cli_money import add_usage, budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
 from bursar.faces.cli_scan import add_scan
@@ -75,6 +76,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(owners_group(locate), name="owners")
     app.add_typer(budgets_group(locate), name="budgets")
     app.add_typer(policy_group(locate), name="policy")
+    app.add_typer(models_group(locate), name="models")
     secrets = secrets_group(locate)
     add_map(secrets, locate)
     add_vault(secrets, locate, offline.recovery)

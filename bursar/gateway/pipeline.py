@@ -24,6 +24,7 @@ from bursar.gateway.admit import admit, leave
 from bursar.gateway.attempt import run_attempts
 from bursar.gateway.authenticate import authenticate
 from bursar.gateway.decide import apply_policy
+from bursar.gateway.deployed import understand_deployed
 from bursar.gateway.explain import explain
 from bursar.gateway.flight import Flight
 from bursar.gateway.guard import guard
@@ -88,10 +89,11 @@ class Pipeline:
             return
         await admit(node, flight)
         body, dialect = await exchange.body(), node.dialects[route.dialect]
+        understand = understand_deployed(node, flight, route, dialect) if route.azure else dialect.understand
         if len(body) > _ON_LOOP_BYTES:  # whatever they are made of, nobody else's stream waits for one
-            flight.call = await asyncio.to_thread(dialect.understand, route.name, body)
+            flight.call = await asyncio.to_thread(understand, route.name, body)
         else:
-            flight.call = dialect.understand(route.name, body)
+            flight.call = understand(route.name, body)
         assert flight.plan is not None
         flight.plan = node.tenants.current(flight.plan)  # a body may take its time, and the rules may change meanwhile
         if flight.call.refers:

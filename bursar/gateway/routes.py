@@ -3,6 +3,7 @@
 from typing import Literal, NamedTuple
 
 from bursar.core.calls import DialectName, Purpose
+from bursar.core.deployments import NAME
 from bursar.core.errors import Refusal
 
 
@@ -11,6 +12,8 @@ class Route(NamedTuple):
     dialect: DialectName
     purpose: Purpose
     kind: Literal["metered", "models", "handed"]
+    azure: bool = False  # the caller names deployments: in the path, or as the body's model
+    deployment: str = ""  # the one that the path names
 
 
 _CHAT = Route("chat", "openai", "inference", "metered")
@@ -37,15 +40,38 @@ ROUTES: dict[str, dict[str, Route]] = {
 }
 
 
+_HINT = f"Routes: {', '.join(sorted(ROUTES))}; Azure clients: /openai/deployments/NAME/..., /openai/v1/..."
+_DEPLOYED = "/openai/deployments/"
+_AZURE_V1 = "/openai/v1/"
+_DEPLOYABLE = frozenset({"chat/completions", "completions", "embeddings"})
+
+
 def find_route(method: str, path: str) -> Route:
     """The route of a request. Raises Refusal(not_found | method_not_allowed)."""
     methods = ROUTES.get(path)
+    if methods is None and path.startswith("/openai/"):
+        methods = _azure_methods(path)
     if methods is None:
-        raise Refusal("not_found", f"There is no route {path[:200]}", f"Routes: {', '.join(sorted(ROUTES))}")
+        raise Refusal("not_found", f"There is no route {path[:200]}", _HINT)
     route = methods.get(method)
     if route is None:
         raise Refusal("method_not_allowed", f"{path} takes {', '.join(methods)}", facts={"allow": ", ".join(methods)})
     return route
+
+
+def _azure_methods(path: str) -> dict[str, Route] | None:
+    """The two forms in which Azure OpenAI is called; what is deployed under a name is known to the directory.
+
+    https://learn.microsoft.com/azure/ai-services/openai/reference, .../azure/ai-services/openai/api-version-lifecycle.
+    """
+    name, operation = "", path.removeprefix(_AZURE_V1)
+    if path.startswith(_DEPLOYED):
+        name, _, operation = path.removeprefix(_DEPLOYED).partition("/")
+        if not NAME.fullmatch(name):
+            return None
+    if operation not in _DEPLOYABLE:
+        return None
+    return {method: route._replace(azure=True, deployment=name) for method, route in ROUTES[f"/v1/{operation}"].items()}
 
 
 def dialect_of_path(path: str) -> DialectName:

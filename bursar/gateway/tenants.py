@@ -14,6 +14,7 @@ from bursar.core.directory import (
     AccessGrant,
     BudgetDef,
     Delta,
+    Deployment,
     Owner,
     PriceOverride,
     ProviderKey,
@@ -44,6 +45,7 @@ class Tenants:
         self.provider_keys: dict[str, ProviderKey] = {}
         self.grants: dict[str, AccessGrant] = {}
         self.use_grants: tuple[AccessGrant, ...] = ()
+        self.deployments: dict[str, Deployment] = {}
         self.by_digest = Credentials(self._plan_of)
         self.token_keys: dict[str, TokenKey] = {}
         self.token_marks: dict[str, int] = {}  # until when, ns
@@ -68,6 +70,7 @@ class Tenants:
             self.budgets,
             self.provider_keys,
             self.grants,
+            self.deployments,
             self._prices,
             self.token_keys,
             self.token_marks,
@@ -139,6 +142,7 @@ class Tenants:
         for grant in news.grants:
             self.grants[grant.id] = grant
         self.use_grants = tuple(grant for grant in self.grants.values() if "use" in grant.acts)
+        self.deployments.update((deployment.id, deployment) for deployment in news.deployments)
         for price in news.prices:
             self._prices[price.provider, price.model, price.from_ns] = price
 
@@ -161,6 +165,7 @@ class Tenants:
         else:
             tables = {"team": self.teams, "owner": self.owners, "provider_key": self.provider_keys}
             tables |= {"token_key": self.token_keys, "token_mark": self.token_marks, "grant": self.grants}
+            tables["deployment"] = self.deployments
             tables.get(kind, {}).pop(entity_id, None)  # type: ignore[attr-defined]  # dicts of different values
 
     def _forget(self, delta: Delta) -> None:

@@ -3,6 +3,7 @@
 Reference: https://docs.anthropic.com/en/api/messages, https://docs.anthropic.com/en/api/messages-count-tokens.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from bursar.providers.anthropic_stream import AnthropicMeter
 from bursar.providers.anthropic_usage import read_said, to_usage
 from bursar.providers.findings import Findings
 from bursar.providers.prompt_size import MEDIA_BYTES, count_chars
-from bursar.providers.rewriting import raw_value, rebuild
+from bursar.providers.rewriting import raw_value, rebuild, rename
 from bursar.providers.strict_json import (
     Fields,
     fields_of,
@@ -125,6 +126,10 @@ class Anthropic:
         )
         found.tell(call)
         return msgspec.structs.replace(call, **extras) if extras else call
+
+    def rename(self, body: bytes, naming: Callable[[str], str]) -> bytes:
+        """The body with another name for its model."""
+        return rename(body, naming)
 
     def rewrite(self, call: Call, edits: Edits) -> bytes:
         """The body to send: the original bytes when no edit applies."""

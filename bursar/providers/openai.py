@@ -4,6 +4,7 @@ Each surface is a file: bodies, usage and streams differ, the host, its key and 
 Reference: https://platform.openai.com/docs/api-reference.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from bursar.core.calls import Call, DialectName, Edits, Usage
@@ -11,6 +12,7 @@ from bursar.ports import StreamMeter
 from bursar.providers.openai_chat import Chat
 from bursar.providers.openai_completions import Completions
 from bursar.providers.openai_embeddings import Embeddings
+from bursar.providers.rewriting import rename
 from bursar.providers.upstream_facts import UpstreamFacts, fixed_headers, request_headers, response_headers
 
 
@@ -45,6 +47,10 @@ class OpenAI:
     def understand(self, route: str, body: bytes) -> Call:
         """Parse strictly what is governed. Raises Refusal(malformed_request | duplicate_field | invalid_field)."""
         return SURFACES[route].understand(body)
+
+    def rename(self, body: bytes, naming: Callable[[str], str]) -> bytes:
+        """The body with another name for its model."""
+        return rename(body, naming)
 
     def rewrite(self, call: Call, edits: Edits) -> bytes:
         """The body to send: the original bytes when no edit applies."""

@@ -20,6 +20,7 @@ from bursar.control.audit_notary import Signer
 from bursar.control.audit_people import People
 from bursar.control.budgets import Budgets
 from bursar.control.decisions import Decisions
+from bursar.control.deployments import Deployments
 from bursar.control.directory import Directory
 from bursar.control.federation import Federation
 from bursar.control.fleet import OneNode
@@ -195,6 +196,7 @@ class Stand:
             budgets=Budgets(directory),
             provider_keys=self.provider_keys,
             access=Access(directory, self.places),
+            deployments=Deployments(directory),
             wrapping_keys=WrappingKeys(self.secrets, self.audit, RecoveryWrapper),
             prices=Prices(directory, load_catalogue(), providers),
             usage=Usage(directory, self.ledger),

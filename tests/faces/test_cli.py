@@ -490,3 +490,35 @@ def test_grants_and_policies(cli: Cli, tmp_path: Path) -> None:
     assert "store_unknown" in cli("policy", "export", "aws", code=REFUSED).output
     assert "no tag" in cli("secrets", "grant", "role/operator", "--act", "read", "--tag", "x", code=USAGE).output
     assert "revoked" in cli("secrets", "revoke", second).output
+
+
+def test_deployments(cli: Cli) -> None:
+    assert cli.json("models", "map", "chat-prod", "gpt-4o-mini") == {
+        "id": "chat-prod",
+        "name": "chat-prod",
+        "team": "",
+        "model": "gpt-4o-mini",
+    }
+    assert "would do this" in cli("models", "map", "chat-prod", "gpt-4o", "--preview").output
+    team = cli.json("teams", "list")[0]["id"]
+    assert (
+        f"undo: bursar models unmap chat-prod --team {team}"
+        in cli("models", "map", "chat-prod", "gpt-4o", "--team", team).output
+    )
+    listed = {(one["team"], one["model"]) for one in cli.json("models", "list")}
+    assert listed == {("", "gpt-4o-mini"), (team, "gpt-4o")}
+    assert "unknown_id" in cli("models", "map", "chat-prod", "gpt-4o", "--team", "nobody", code=REFUSED).output
+    for wrong in (("a/b", "gpt-4o"), ("a:b", "gpt-4o"), ("ok", " ")):
+        assert "invalid_input" in cli("models", "map", *wrong, code=REFUSED).output
+    cli("models", "map", "chat-prod", "gpt-4o")
+    number = str(cli.json("history", "--limit", "1")[0]["version"])
+    cli("undo", number)
+    (for_all,) = (one for one in cli.json("models", "list") if not one["team"])
+    assert for_all["model"] == "gpt-4o-mini", "a change of what a name stands for has a way back"
+    cli("models", "unmap", "chat-prod", "--team", team)
+    cli("undo", str(cli.json("history", "--limit", "1")[0]["version"]))
+    assert len(cli.json("models", "list")) == 2, "so has taking it away"
+    for one in ((), ("--team", team)):
+        cli("models", "unmap", "chat-prod", *one)
+    assert "unknown_id" in cli("models", "unmap", "chat-prod", code=REFUSED).output
+    assert "bursar models map" in cli("models", "list").output, "what to type next"

@@ -13,6 +13,7 @@ from bursar.core.directory import (
     AccessGrant,
     BudgetDef,
     Delta,
+    Deployment,
     KeySecret,
     Owner,
     Policy,
@@ -272,9 +273,19 @@ _grants = st.builds(
     subject=st.just("team/t1"),
     acts=st.sampled_from([("use",), ("read",)]),
 )
+_deployments = st.builds(
+    Deployment, id=st.sampled_from(["chat", "t1:chat"]), model=st.sampled_from(["gpt-4o", "gpt-4o-mini"])
+)
 _gone = st.sampled_from(
     [(kind, name) for kind in ("owner", "team", "key") for name in _NAMES[kind]]
-    + [("trust", "r1"), ("trust", "r2"), ("token_key", "kid-1"), ("token_mark", "revoked/a"), ("grant", "g1")]
+    + [
+        ("trust", "r1"),
+        ("trust", "r2"),
+        ("token_key", "kid-1"),
+        ("token_mark", "revoked/a"),
+        ("grant", "g1"),
+        ("deployment", "chat"),
+    ]
     + [("provider_key", "a"), ("provider_key", "b"), ("price", "openai/m-1@1"), ("price", "openai/m-1@2")]
 )
 
@@ -295,6 +306,7 @@ _changes = st.fixed_dictionaries(
         "token_keys": _few(_token_keys),
         "token_marks": _few(_token_marks),
         "grants": _few(_grants),
+        "deployments": _few(_deployments),
         "gone": st.lists(_gone, max_size=2, unique=True),
     }
 )
@@ -347,6 +359,7 @@ def test_deltas_lead_where_the_snapshot_leads(steps: list[dict[str, Any]]) -> No
         "token_keys": {},
         "token_marks": {},
         "grants": {},
+        "deployments": {},
     }
     fields = {kind: row.field for kind, row in KINDS.items()}
     for version, step in enumerate(steps, 2):
@@ -363,6 +376,7 @@ def test_deltas_lead_where_the_snapshot_leads(steps: list[dict[str, Any]]) -> No
     assert tenants.token_keys == plain.token_keys
     assert tenants.token_marks == plain.token_marks
     assert tenants.grants == plain.grants
+    assert tenants.deployments == plain.deployments
     assert {grant.id for grant in tenants.use_grants} == {grant.id for grant in plain.use_grants}
     assert of_rules(tenants) == of_rules(plain)
     assert told.alive == plainly_told.alive
@@ -382,6 +396,7 @@ def test_the_kinds_here_are_all_there_are() -> None:
         "token_keys",
         "token_marks",
         "grants",
+        "deployments",
         "gone",
     }
 
