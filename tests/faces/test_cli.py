@@ -500,7 +500,8 @@ def test_deployments(cli: Cli) -> None:
         "model": "gpt-4o-mini",
     }
     assert "would do this" in cli("models", "map", "chat-prod", "gpt-4o", "--preview").output
-    team = cli.json("teams", "list")[0]["id"]
+    owner = cli.json("owners", "create", "Deployer")["id"]
+    team = cli.json("teams", "create", "Deploying", "--owner", owner)["id"]
     assert (
         f"undo: bursar models unmap chat-prod --team {team}"
         in cli("models", "map", "chat-prod", "gpt-4o", "--team", team).output
