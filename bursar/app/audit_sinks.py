@@ -36,7 +36,7 @@ def build_sinks(
         AuditFile(folder / "audit.jsonl", timeout=settings.timeout),
         *(AuditFile(Path(f.path), required=f.required, timeout=settings.timeout) for f in settings.files),
     ]
-    secrets = {sink.name: _secret(sink, env) for sink in settings.sinks}
+    secrets = {sink.name: secret_of(sink, env) for sink in settings.sinks}
     for sink in settings.sinks:
         env.pop(sink.secret_env, None)
     for sink in settings.sinks:
@@ -48,7 +48,8 @@ def build_sinks(
     return sinks
 
 
-def _secret(sink: config.Sink, env: MutableMapping[str, str]) -> Secret | None:
+def secret_of(sink: config.Sink, env: MutableMapping[str, str]) -> Secret | None:
+    """By what the sink is signed to or let in. Raises Refusal(invalid_input)."""
     if sink.secret_env:
         if not env.get(sink.secret_env):
             raise _unfit(sink, f"{sink.secret_env} is not set", "Set the variable, or name a secret_file")
@@ -83,13 +84,14 @@ def _syslog(sink: config.Sink, cursor: AuditCursor, node: str) -> AuditSyslog:
         (url.hostname, url.port),
         as_cef if sink.format == "cef" else as_line,
         cursor,
-        _context(sink) if url.scheme == "tls" else None,
+        context_of(sink) if url.scheme == "tls" else None,
         required=sink.required,
         timeout=sink.timeout,
     )
 
 
-def _context(sink: config.Sink) -> ssl.SSLContext:
+def context_of(sink: config.Sink) -> ssl.SSLContext:
+    """Its TLS. Raises Refusal(invalid_input) when the certificates cannot be used."""
     try:
         context = ssl.create_default_context(cafile=sink.ca or certifi.where())
         context.minimum_version = ssl.TLSVersion.TLSv1_2

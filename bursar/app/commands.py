@@ -2,9 +2,13 @@
 
 import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from bursar.app import backup_desk, ledger_desk, recovery_desk
 from bursar.app.clock import SystemClock
@@ -56,6 +60,16 @@ def check_config(path: str | None) -> Mapping[str, str]:
         "durability": config.durability,
         "wrapping key": key_place(config.wrapper, Path(config.data)),
     }
+
+
+def connect(path: str | None) -> list[dict[str, Any]]:
+    """Ask everything that the configuration names, in a process of its own (bursar.app.connecting)."""
+    asked = {"config": read_config(path, None)}
+    command = [sys.executable, "-c", "from bursar.app.connecting import main; raise SystemExit(main())"]
+    done = subprocess.run(command, input=msgspec.json.encode(asked), stdout=subprocess.PIPE, check=False)  # noqa: S603
+    if done.returncode:
+        raise Trouble("the look at what is configured ended before its time", "see above")
+    return list(msgspec.json.decode(done.stdout))
 
 
 def prove_audit(place: Place, public_key: str | None) -> Verified:
@@ -114,6 +128,7 @@ def main() -> None:
         locate=locate,
         up=up,
         check_config=check_config,
+        connect=connect,
         verify_ledger=ledger_desk.prove_ledger,
         move_store=ledger_desk.move_store,
         verify_audit=prove_audit,

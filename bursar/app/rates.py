@@ -92,7 +92,7 @@ class RatesDesk:
         try:
             opened: Shared = redis.RedisRates(
                 redis.Settings(
-                    url=_url(settings),
+                    url=url_of(settings),
                     session=session,
                     ca_file=settings.ca_file,
                     prefix=settings.prefix,
@@ -116,7 +116,8 @@ class RatesDesk:
             self._happen("rates_alone", "rates", {"why": why, "nodes": self.live_nodes()})
 
 
-def _url(settings: config.Rates) -> Secret:
+def url_of(settings: config.Rates) -> Secret:
+    """Where Redis is. Raises CannotServe."""
     if settings.url:
         return Secret(settings.url)
     if settings.url_file:

@@ -1,6 +1,6 @@
 """The command line: every subject a group, every answer a table or JSON, every refusal with what to type next."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from bursar.faces.cli_access import policy_group
 from bursar.faces.cli_admins import add_whoami, admins_group
 from bursar.faces.cli_audit import audit_group
 from bursar.faces.cli_backup import BackupDesk, add_backup
+from bursar.faces.cli_check import CheckConfig, Connect, add_check
 from bursar.faces.cli_fleet import add_nodes
 from bursar.faces.cli_history import add_history
 from bursar.faces.cli_keys import keys_group
@@ -51,7 +52,8 @@ class Offline:
 
     locate: Locate
     up: Callable[[UpOptions], int]
-    check_config: Callable[[str | None], Mapping[str, str]]  # what was read; raises Faults
+    check_config: CheckConfig
+    connect: Connect
     verify_ledger: Callable[[Place], Verified]
     move_store: Move
     verify_audit: Callable[[Place, str | None], Verified]  # (where the node lies, known public key)
@@ -113,14 +115,7 @@ def _add_node(app: typer.Typer, offline: Offline) -> None:
         """Start Bursar and stay in the foreground; Ctrl-C drains and stops."""
         raise typer.Exit(offline.up(UpOptions(config, data, seal_env)))
 
-    @command(app, "check", offline.locate)
-    def check(
-        terminal: Terminal,
-        file: Annotated[str | None, typer.Argument(help="bursar.yaml.")] = None,
-    ) -> None:
-        """Check the configuration, offline: all faults at once, with their paths."""
-        read = offline.check_config(file or terminal.config)
-        terminal.one({"ok": True, **read}, read, "the configuration is fine")
+    add_check(app, offline.locate, offline.check_config, offline.connect)
 
     @command(app, "status", offline.locate)
     def status(terminal: Terminal) -> None:

@@ -53,6 +53,11 @@ async def migrate(store: Postgres, part: str, folder: Path = MIGRATIONS) -> int:
         await _step(store, part, seen + 1, scripts[seen].read_text("utf-8"))
 
 
+def known_version(part: str) -> int:
+    """The schema that this Bursar has of a part."""
+    return len(list((MIGRATIONS / part).glob("[0-9]*.sql")))
+
+
 async def _begin(store: Postgres) -> None:
     """The schema and the table of versions. Looked for first: making them needs rights that a role may have lost."""
     async with store.transaction() as db:

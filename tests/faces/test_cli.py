@@ -34,12 +34,14 @@ class Cli:
     def __init__(self, stand: Stand) -> None:
         self.stand = stand
         self.ledger = Verified({"records": 3, "holds": 1})
+        self.answers: list[dict[str, Any]] = []
         self.upped: list[UpOptions] = []
         self.differences: list[dict[str, str | int]] = []
         offline = Offline(
             locate=lambda _config, data: Place(Path(data) if data else stand.folder, stand.url, Path("checkpoints")),
             up=self._up,
             check_config=self._check,
+            connect=lambda _path: self.answers,
             verify_ledger=lambda _place: self.ledger,
             move_store=lambda _place, _to, _look: self.ledger,
             verify_audit=lambda _data, key: Verified({"records": 9, "public key": key or "as declared"}),
@@ -291,6 +293,18 @@ def test_a_faulty_configuration(cli: Cli) -> None:
     assert "listen.port: unknown key → did you mean `data`?" in told
     faults = json.loads(cli("check", "--config", "bad.yaml", "--json", code=CONFIG_FAULTS).stderr)["faults"]
     assert [fault["path"] for fault in faults] == ["listen.port", "x"]
+
+
+def test_what_does_not_answer_is_told_with_what_mends_it(cli: Cli) -> None:
+    fine = {"what": "data folder", "ok": True, "said": "can be written", "mend": ""}
+    cli.answers = [fine]
+    assert cli.json("check", "--connect") == {"ok": True, "file": "(none)", "checks": [fine]}
+    cli.answers.append({"what": "rates (Redis)", "ok": False, "said": "no answer", "mend": "See whether it runs"})
+    told = cli("check", "--connect", code=NOT_VERIFIED)
+    assert "→ rates (Redis): See whether it runs" in told.stdout
+    assert "failed: rates (Redis)" in told.stderr
+    whole = cli("check", "--connect", "--json", code=NOT_VERIFIED)
+    assert json.loads(whole.stdout)["checks"][1]["ok"] is False
 
 
 def test_nobody_listens(cli: Cli, tmp_path: Path) -> None:
