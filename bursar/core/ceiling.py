@@ -111,9 +111,14 @@ def ceiling(  # noqa: PLR0913 - facts of one call
     expected_input, expected_output = ratios.expected(price.model, call.content, key_id, call.input_bytes, output_cap)
     expected_input = min(expected_input, input_tokens)
     expected_output *= call.n
-    band = price.bands[0] if len(price.bands) == 1 else band_at(price.bands, expected_input)
-    expected = expected_input * band.input + expected_output * band.output + price.request_fee
+    expected = likely_pico(price, expected_input, expected_output)
     return Ceiling(pico, min(expected, pico), input_tokens, output_tokens, expected_input, expected_output)
+
+
+def likely_pico(price: Price, input_tokens: int, output_tokens: int) -> int:
+    """What so many tokens cost at the plain rates: no cache, no tool, no dearer tier."""
+    band = price.bands[0] if len(price.bands) == 1 else band_at(price.bands, input_tokens)
+    return input_tokens * band.input + output_tokens * band.output + price.request_fee
 
 
 def _tool_uses(call: Call, price: Price, tool_cap: int | None) -> tuple[int, int]:

@@ -94,13 +94,16 @@ class Ledger:
                     records.append(record)
         return records
 
-    def check_hold(self, request: HoldRequest, now: int) -> Refusal | None:
-        """Would this be held? As of the windows that are open; nothing is opened or held."""
-        try:
-            self.decide_hold(request, now)
-        except Refusal as refusal:
-            return refusal
-        return None
+    def try_hold(self, request: HoldRequest, now: int) -> None:
+        """Raises the Refusal that a hold would. Windows that are due are opened, as for a hold, on copies."""
+        trial, due = self, self.due(request.budgets, now)
+        if due:
+            trial = Ledger()
+            known = (self.budgets.get(budget_id) for budget_id in request.budgets)
+            trial.budgets = {it.definition.id: Budget.restore(it.image()) for it in known if it is not None}
+            for record in due:
+                trial.apply(record)
+        trial.decide_hold(request, now)
 
     def decide_hold(self, request: HoldRequest, now: int) -> tuple[HoldRecord, tuple[str, ...]]:
         """All budgets or none: the record, and the shadow budgets that would have refused. Raises Refusal."""

@@ -28,6 +28,8 @@ _log = logging.getLogger("bursar.explain")
 
 def explain(node: Node, flight: Flight) -> None:
     """Synchronous. A fault of its own costs the record and nothing else."""
+    if flight.trial:
+        return
     decisions = node.decisions
     ordinary = flight.refusal is None and flight.shadow is None and not flight.word and not flight.cut
     if ordinary:
@@ -78,7 +80,7 @@ def _decision(node: Node, flight: Flight, shadowed: list[RuleAsked]) -> Decision
         route=flight.exchange.path[:100] if flight.route is not None else "",
         directory_version=node.tenants.version,
         cost_pico=money(flight.cost_pico),
-        rules=(*_rules(node, flight), *shadowed)[:_MOST_RULES],
+        rules=(*rules_asked(node, flight), *shadowed)[:_MOST_RULES],
         **about,
     )
 
@@ -108,7 +110,8 @@ def _outcome(flight: Flight) -> Outcome:
 # ---- the rules, in the order in which they were asked
 
 
-def _rules(node: Node, flight: Flight) -> Iterator[RuleAsked]:
+def rules_asked(node: Node, flight: Flight) -> Iterator[RuleAsked]:
+    """Those that are enforced, up to the one that refused, with their numbers of now."""
     plan, call, refusal = flight.plan, flight.call, flight.refusal
     yield from door_rules(plan, refusal)
     if plan is None or (call is None and (refusal is None or refusal.word not in _LIMIT_WORDS)):

@@ -32,6 +32,7 @@ class Flight(msgspec.Struct, kw_only=True, gc=False):
     bound: MadeId | None = None  # what the call builds upon: only the account that made it can serve it
     allowed: Allowed | None = None
     ways: "list[Priced] | None" = None
+    trial: bool = False  # `POST /v1/estimate`: nothing is dispatched, counted in shadow or put on record
     headers: str = ""  # header lines that tell what policy did
     limit_lines: str = ""  # header lines that tell how the limits stand
     # -- for the report

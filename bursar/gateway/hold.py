@@ -5,7 +5,8 @@ between, with nothing awaited before the money: a body or a store may have taken
 not spend.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -25,25 +26,17 @@ from bursar.gateway.price import Priced
 from bursar.gateway.settle import Attempt
 from bursar.gateway.shadow import limit_in_shadow, note_shadow
 
+_Held = TypeVar("_Held")
 _LEAST_OUTPUT = 16  # a hold is not shrunk to an answer that says nothing
 
 
 async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> Attempt:
     """Reserve tokens and money for one dispatch. Raises Refusal, and then nothing is taken."""
-    plan, allowed = flight.plan, flight.allowed
-    assert plan is not None
-    assert allowed is not None
-    if node.paused:
-        raise paused_refusal()
-    top = _affordable(node, flight, priced) if plan.shrink_to_budget and priced.strict else priced.ceiling
     taken: list[Reservation] = []  # the enforced one, the one in shadow
     try:
-        await _take_tokens(node, flight, priced.option.key.id, top, taken, first=number == 1)
-        node.tenants.current(plan).check_alive(node.clock.now())
-        held = await node.money.hold(_request(node, flight, priced, top, number))
+        top, held = await _reserve(node, flight, priced, number, taken, node.money.hold)
     except BaseException:
-        for reservation in taken:
-            node.rates.settle(reservation, 0, 0, node.clock.monotonic())
+        _give_back(node, taken)
         raise
     for stand in node.money.stands(held.shadow) if held.shadow else ():
         rule = budget_in_shadow(stand, top.pico if stand.hard else top.expected_pico)
@@ -57,6 +50,41 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
         held=held,
         reservations=taken,
     )
+
+
+async def try_hold(node: Node, flight: Flight, priced: Priced) -> Ceiling:
+    """The ceiling that `take_hold` would hold for the first dispatch; raises its Refusal. Money is only looked at, and
+    tokens are given back as soon as they are taken.
+    """
+    taken: list[Reservation] = []
+    try:
+        return (await _reserve(node, flight, priced, 1, taken, node.money.try_hold))[0]
+    finally:
+        _give_back(node, taken)
+
+
+async def _reserve(
+    node: Node,
+    flight: Flight,
+    priced: Priced,
+    number: int,
+    taken: list[Reservation],
+    hold: Callable[[HoldRequest], Awaitable[_Held]],
+) -> tuple[Ceiling, _Held]:
+    """The ceiling, and what `hold` said to it. What was taken of tokens by then is in `taken`, whatever happens."""
+    plan = flight.plan
+    assert plan is not None
+    if node.paused:
+        raise paused_refusal()
+    top = _affordable(node, flight, priced) if plan.shrink_to_budget and priced.strict else priced.ceiling
+    await _take_tokens(node, flight, priced.option.key.id, top, taken, first=number == 1)
+    node.tenants.current(plan).check_alive(node.clock.now())
+    return top, await hold(_request(node, flight, priced, top, number))
+
+
+def _give_back(node: Node, taken: Sequence[Reservation]) -> None:
+    for reservation in taken:
+        node.rates.settle(reservation, 0, 0, node.clock.monotonic())
 
 
 async def _take_tokens(

@@ -13,6 +13,7 @@ from bursar.core.estimate import Estimate
 from bursar.core.ledger import Held, HoldRequest, Settlement
 from bursar.core.ledger_records import BudgetStand
 from bursar.core.limits import Bound, Limited, Reservation
+from bursar.core.limits import Rates as TrialRates
 from bursar.core.made_ids import Lives
 from bursar.core.networks import Network
 from bursar.core.prices import PriceTable
@@ -29,6 +30,10 @@ class Money(Protocol):
 
     async def hold(self, request: HoldRequest) -> Held:
         """Durable when it returns. Raises Refusal."""
+        ...
+
+    async def try_hold(self, request: HoldRequest) -> None:
+        """Raises the Refusal that `hold` would; nothing is held."""
         ...
 
     def define(self, budget: BudgetDef) -> None: ...
@@ -217,6 +222,7 @@ class Node:
         self.made_ids = made_ids
         self.id_lives = id_lives
         self.estimate = Estimate()
+        self.trials = TrialRates()  # requests to POST /v1/estimate
         self.counters = Counters()
         self.decisions = Decisions(boot)
         self.tenants = Tenants(money.define)

@@ -12,6 +12,7 @@
     10 settle         post, void or keep the hold; tokens given back
     11 report         counted, and what was decided put on record, when the answer has left
 
+`POST /v1/estimate` goes through 3 to 7 as a call does, tries 8, and is told what would happen (bursar.gateway.trial).
 8 to 10 happen once an attempt, inside `run_attempts`. What 3 took is given back in `finally`, whatever happened.
 The task is the connection's own and is not cancelled when the caller leaves: settlement cannot be lost with him.
 """
@@ -32,9 +33,10 @@ from bursar.gateway.hand_over import hand_over
 from bursar.gateway.models import list_models
 from bursar.gateway.node import Node
 from bursar.gateway.own import check_references
-from bursar.gateway.price import price
+from bursar.gateway.price import Priced, price
 from bursar.gateway.report import report
-from bursar.gateway.routes import dialect_of_path, find_route
+from bursar.gateway.routes import Route, dialect_of_path, find_route
+from bursar.gateway.trial import trial
 from bursar.gateway.vitals import VITALS, vital_sign
 from bursar.ports import Exchange
 
@@ -87,6 +89,15 @@ class Pipeline:
         if route.kind == "models":
             list_models(node, flight)
             return
+        if route.kind == "trial":
+            await trial(node, flight, route, self._prepare)
+            return
+        ways = await self._prepare(node, flight, route)
+        await run_attempts(node, flight, ways)
+
+    async def _prepare(self, node: Node, flight: Flight, route: Route) -> list[Priced]:
+        """3 to 7, all that precedes a hold."""
+        exchange = flight.exchange
         await admit(node, flight)
         body, dialect = await exchange.body(), node.dialects[route.dialect]
         understand = understand_deployed(node, flight, route, dialect) if route.azure else dialect.understand
@@ -101,7 +112,7 @@ class Pipeline:
         options = apply_policy(node, flight)
         await guard(node, flight)
         flight.ways = price(node, flight, options)
-        await run_attempts(node, flight, flight.ways)
+        return flight.ways
 
 
 def refuse(flight: Flight, refusal: Refusal) -> None:

@@ -11,7 +11,7 @@ class Route(NamedTuple):
     name: str
     dialect: DialectName
     purpose: Purpose
-    kind: Literal["metered", "models", "handed"]
+    kind: Literal["metered", "models", "handed", "trial"]
     azure: bool = False  # the caller names deployments: in the path, or as the body's model
     deployment: str = ""  # the one that the path names
 
@@ -40,10 +40,20 @@ ROUTES: dict[str, dict[str, Route]] = {
 }
 
 
-_HINT = f"Routes: {', '.join(sorted(ROUTES))}; Azure clients: /openai/deployments/NAME/..., /openai/v1/..."
+_HINT = f"Routes: {', '.join(sorted(ROUTES))}; Azure clients: /openai/deployments/NAME/..., /openai/v1/...; to ask before: /v1/estimate"
 _DEPLOYED = "/openai/deployments/"
 _AZURE_V1 = "/openai/v1/"
 _DEPLOYABLE = frozenset({"chat/completions", "completions", "embeddings"})
+
+TRIAL = "/v1/estimate"  # of a chat, or, for who names Anthropic's API version, of a message
+ROUTES |= {
+    TRIAL + path.removeprefix("/v1"): {"POST": route._replace(kind="trial")}
+    for path, methods in ROUTES.items()
+    for route in methods.values()
+    if route.kind == "metered"
+}
+ROUTES[TRIAL] = {"POST": _CHAT._replace(kind="trial")}
+TRIAL_OF_MESSAGE = _MESSAGES._replace(kind="trial")
 
 
 def find_route(method: str, path: str) -> Route:
@@ -76,4 +86,4 @@ def _azure_methods(path: str) -> dict[str, Route] | None:
 
 def dialect_of_path(path: str) -> DialectName:
     """In whose words a request that found no route is answered."""
-    return "anthropic" if path.startswith("/v1/messages") else "openai"
+    return "anthropic" if path.startswith(("/v1/messages", f"{TRIAL}/messages")) else "openai"

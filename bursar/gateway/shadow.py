@@ -18,6 +18,8 @@ def note_shadow(node: Node, flight: Flight, rule: RuleAsked) -> None:
     elif any((known.control, known.rule, known.subject) == name for known in flight.shadow):
         return
     flight.shadow.append(rule)
+    if flight.trial:
+        return
     team = flight.plan.team_id if flight.plan is not None else ""
     node.counters.add("bursar_shadow_total", (team, rule.control, rule.rule, rule.verdict, rule.word))
 

@@ -43,10 +43,6 @@ PROBE_S = 0.1  # between attempts to write again
 T = TypeVar("T")
 
 
-def _silent(_: str) -> None:
-    return None
-
-
 class Journal:
     """See the module. `trace` is called at named points, for tests that end the process there: hold_encoded,
     hold_written, settle_buffered, settle_written, rotate_begun, rotate_tmp_written, rotate_renamed.
@@ -68,7 +64,7 @@ class Journal:
         self._group: GroupCommit | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._lock = -1
-        self._trace: Callable[[str], None] = _silent
+        self._trace: Callable[[str], None] = lambda _: None
         self._on_event: Callable[[LedgerEvent], None] | None = None
         self.down = ""  # why money is closed; "" = open
 
@@ -100,7 +96,7 @@ class Journal:
             journal._lock = lock
             journal._segment_bytes = journal._rotate_at = segment_bytes
             journal._files = files
-            journal._trace = trace or _silent
+            journal._trace = trace or journal._trace
             journal._on_event = on_event
             if durability == "power":
                 journal._executor = ThreadPoolExecutor(1, "journal")
@@ -182,6 +178,10 @@ class Journal:
         if self._segment.end >= self._rotate_at and not self._flush_due:
             self._flush_soon()
         return Held(record.id, now, shadow)
+
+    async def try_hold(self, request: HoldRequest) -> None:
+        """Raises the Refusal that `hold` would; nothing is held."""
+        self._ledger.try_hold(request, self._admit(request))
 
     def _admit(self, request: HoldRequest) -> int:
         """The instant of a hold, with the windows of that instant open. Raises Refusal while money is closed."""

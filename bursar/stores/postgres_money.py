@@ -124,6 +124,16 @@ class PostgresMoney:
                 self.void(future.result().hold_id, "cancelled")
             raise
 
+    async def try_hold(self, request: HoldRequest) -> None:
+        """Raises the Refusal that `hold` would; nothing is held, nothing is locked.
+
+        Switched-off keys and teams are not looked for: this node's directory knows them.
+        """
+        if self.down:
+            raise self._runner.unavailable()
+        with named_faults("store_unavailable", "The budgets were not read"):
+            await self._budgets.try_hold(request)
+
     # ---- settles: idempotent by id, never refused, sent until they are confirmed
 
     def shrink(self, hold_id: int, ceiling_pico: int) -> None:

@@ -177,6 +177,15 @@ class Budgets:
             await write_back(store, db, ledger, [record], images, {name: no for no, name in names.items()})
         self._learn(loaded)
 
+    async def try_hold(self, request: HoldRequest) -> None:
+        """Raises the Refusal that a hold would, by what the database has now."""
+        async with self._store.connection() as db:
+            now = await db.fetchval(self._store.sql(_NOW))
+            loaded = await _load(self._store, db, _BY_ID, list(request.budgets))
+        ledger = Ledger()
+        ledger.budgets = {budget.definition.id: budget for _, budget in loaded}
+        ledger.try_hold(request, now)
+
     # ---- what they say
 
     async def refresh(self, told: Iterable[str], t_ns: int) -> None:

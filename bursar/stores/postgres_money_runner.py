@@ -85,7 +85,7 @@ class Runner:
     def ask(self, request: HoldRequest) -> Waiting:
         """Raises Refusal while money is closed."""
         if self.down:
-            raise self._unavailable()
+            raise self.unavailable()
         loop = asyncio.get_running_loop()
         waiting = Waiting(request, loop.create_future(), loop.time())
         self._waiting.append(waiting)
@@ -109,7 +109,7 @@ class Runner:
         """What no answer has confirmed yet."""
         return [*self._sending, *self._settles]
 
-    def _unavailable(self) -> Refusal:
+    def unavailable(self) -> Refusal:
         return Refusal(
             "store_unavailable",
             "the money store does not answer, so nothing may be spent",
@@ -143,7 +143,7 @@ class Runner:
         self._waiting.clear()
         for waiting in refused:
             if not waiting.future.done():
-                waiting.future.set_exception(self._unavailable())
+                waiting.future.set_exception(self.unavailable())
         self._drop()
 
     def _drop(self) -> None:

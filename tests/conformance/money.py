@@ -73,7 +73,12 @@ class Hands:
         return 0.0
 
 
+def _told(refusal: Refusal) -> tuple[Any, ...]:
+    return refusal.word, refusal.message, refusal.hint, refusal.retry_after, refusal.facts
+
+
 class Side(Protocol):
+    async def try_hold(self, request: HoldRequest) -> None: ...
     async def hold(self, request: HoldRequest) -> Held: ...
     async def post(self, hold_id: int, settlement: Settlement) -> None: ...
     async def void(self, hold_id: int) -> None: ...
@@ -98,6 +103,9 @@ class Reference:
     def _apply(self, record: Record | None) -> None:
         if record is not None:
             self._ledger.apply(self._decode(msgspec.msgpack.encode(record)))
+
+    async def try_hold(self, request: HoldRequest) -> None:
+        self._ledger.try_hold(request, self._clock.wall)
 
     async def hold(self, request: HoldRequest) -> Held:
         for record in self._ledger.due(request.budgets, self._clock.wall):
@@ -133,6 +141,9 @@ class JournalSide:
     def __init__(self, folder: Path, clock: Hands) -> None:
         self.folder = folder
         self.journal = Journal.open(folder, clock, segment_bytes=40_000)
+
+    async def try_hold(self, request: HoldRequest) -> None:
+        await self.journal.try_hold(request)
 
     async def hold(self, request: HoldRequest) -> Held:
         return await self.journal.hold(request)
@@ -181,6 +192,9 @@ class PostgresSide:
         await side.money.start()
         assert not side.money.down
         return side
+
+    async def try_hold(self, request: HoldRequest) -> None:
+        await self.money.try_hold(request)
 
     async def hold(self, request: HoldRequest) -> Held:
         return await self.money.hold(request)
@@ -259,10 +273,13 @@ class Play:
         request = msgspec.structs.replace(asking(ceiling, expected=expected), budgets=tuple(budgets))
 
         async def answer(side: Side, _: int) -> tuple[Any, ...]:
+            tried = await self._said(side.try_hold(request))
             try:
                 held = await side.hold(request)
             except Refusal as refusal:
-                return refusal.word, refusal.message, refusal.hint, refusal.retry_after, refusal.facts
+                assert tried == _told(refusal), "what is tried first is told the same"
+                return _told(refusal)
+            assert tried is None
             return "held", held.hold_id, held.t_ns, held.shadow
 
         answers = await self._each(answer)
@@ -273,6 +290,14 @@ class Play:
         assert all(other[0] == "held" and other[2:] == answers[0][2:] for other in answers), answers
         self._open.append(len(self._held))
         self._held.append([other[1] for other in answers])
+
+    @staticmethod
+    async def _said(trial: Awaitable[None]) -> tuple[Any, ...] | None:
+        try:
+            await trial
+        except Refusal as refusal:
+            return _told(refusal)
+        return None
 
     async def _post(self, place: int, cost: int) -> None:
         if self._open:
