@@ -1,4 +1,4 @@
-"""What a gateway learns about tokens outlives it: read at the start, kept every half minute and at the end."""
+"""What a gateway learns about tokens outlives it: read at the start, kept every ten seconds and at the end."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 from bursar.core.estimate import Estimate
 from bursar.stores.learned import load_priors, read_learned, write_learned
 
-KEEP_S = 30.0
+KEEP_S = 10.0
 _FILE = "estimates.json"
 _log = logging.getLogger("bursar.estimate")
 

@@ -12,6 +12,7 @@ from bursar.faces.cli_admins import add_whoami, admins_group
 from bursar.faces.cli_audit import audit_group
 from bursar.faces.cli_backup import BackupDesk, add_backup
 from bursar.faces.cli_check import CheckConfig, Connect, add_check
+from bursar.faces.cli_estimate import add_estimate
 from bursar.faces.cli_fleet import add_nodes
 from bursar.faces.cli_history import add_history
 from bursar.faces.cli_keys import keys_group
@@ -84,6 +85,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     add_vault(secrets, locate, offline.recovery)
     app.add_typer(secrets, name="secrets")
     add_backup(app, locate, offline.backup)
+    add_estimate(app, locate)
     add_usage(app, locate)
     app.add_typer(prices_group(locate, offline.compare_prices), name="prices")
     app.add_typer(_ledger_group(offline), name="ledger")

@@ -68,7 +68,7 @@ class AdminClient:
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         target = self._prefix + path + (f"?{urlencode(given)}" if given else "")
         headers = self._headers()
-        raw = None if body is None else json.dumps(body).encode()
+        raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         if raw is not None:
             headers["content-type"] = "application/json"
         status, answer = self._exchange(method, target, raw, headers)

@@ -40,7 +40,10 @@ ROUTES: dict[str, dict[str, Route]] = {
 }
 
 
-_HINT = f"Routes: {', '.join(sorted(ROUTES))}; Azure clients: /openai/deployments/NAME/..., /openai/v1/...; to ask before: /v1/estimate"
+_HINT = (
+    f"Routes: {', '.join(sorted(ROUTES))}; Azure clients: /openai/deployments/NAME/..., /openai/v1/...;"
+    " what a call would cost: /v1/estimate"
+)
 _DEPLOYED = "/openai/deployments/"
 _AZURE_V1 = "/openai/v1/"
 _DEPLOYABLE = frozenset({"chat/completions", "completions", "embeddings"})

@@ -63,7 +63,7 @@ def _told(node: Node, flight: Flight) -> dict[str, Any]:
         "request_id": flight.request_id,
         "decision": "refuse" if refusal is not None else "run",
         "refusal": None if refusal is None else _refusal(refusal),
-        "binding": _rule(binding(rules)),
+        "binding": _rule(binding(rules, refused=refusal is not None)),
         "clamps": _clamps(flight),
         "shadow": [_rule(rule) for rule in flight.shadow or ()],
         "model": None,
@@ -85,13 +85,13 @@ def _refusal(refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def binding(rules: list[RuleAsked]) -> RuleAsked | None:
-    """The rule that refuses, else the one that this call comes nearest to, by share of its limit."""
+def binding(rules: list[RuleAsked], *, refused: bool) -> RuleAsked | None:
+    """The rule that refuses, if it was one; of a call that would run, the one that it comes nearest to."""
     nearest, share = None, -1.0
     for rule in rules:
         if rule.verdict == "refuses":
             return rule
-        if rule.limit is None or rule.asked is None:
+        if refused or rule.limit is None or rule.asked is None:
             continue
         limit, asks = number(rule.limit), number(rule.used) + number(rule.asked)
         used = asks / limit if limit else float("inf")

@@ -277,13 +277,12 @@ class Play:
             try:
                 held = await side.hold(request)
             except Refusal as refusal:
-                assert tried == _told(refusal), "what is tried first is told the same"
-                return _told(refusal)
-            assert tried is None
-            return "held", held.hold_id, held.t_ns, held.shadow
+                return *_told(refusal), tried == _told(refusal)
+            return "held", held.hold_id, held.t_ns, held.shadow, tried is None
 
         answers = await self._each(answer)
         self.words.add(answers[0][0])
+        assert all(other[-1] for other in answers), "what is tried first is told the same"
         if answers[0][0] != "held":
             assert all(other == answers[0] for other in answers), answers
             return
