@@ -21,6 +21,7 @@ from bursar.control.history import History
 from bursar.control.issuer_keys import IssuerKeys
 from bursar.control.key_map import KeyMap
 from bursar.control.keys import Keys
+from bursar.control.manifests import Manifests
 from bursar.control.owners import Owners
 from bursar.control.prices import Prices
 from bursar.control.promotion import Promotions
@@ -108,6 +109,7 @@ class UseCases:
             access=Access(self.directory, policy_places(config)),
             deployments=Deployments(self.directory),
             wrapping_keys=self.wrapping_keys,
+            manifests=Manifests(self.directory, self._entropy, self._stores.vault.pepper, self.trust.checked),
             key_map=KeyMap(self.directory, self._secrets.stores, ledger, may_reveal=config.secrets.reveal),
             tag_sheets=TagSheets(self.directory, self.provider_keys),
             prices=self.prices,

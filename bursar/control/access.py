@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from bursar.control.directory import Book, Change, Directory
+from bursar.control.directory import Book, Change, Directory, Lookup
 from bursar.control.naming import id_from
 from bursar.control.policy_export import Export, Place, export_aws, export_vault
 from bursar.core.access import ACTS, check_access, check_path, check_subject
@@ -52,7 +52,7 @@ class Access:
         made: list[AccessGrant] = []
 
         def decide(book: Book) -> Change:
-            _check(book, terms, self._directory.now())
+            check_terms(book, terms, self._directory.now())
             taken = {grant.id for grant in book.all(AccessGrant)}
             if len(taken) >= _MOST:
                 raise Refusal("invalid_input", f"There may be {_MOST} grants", "Revoke some: bursar secrets grants")
@@ -82,7 +82,8 @@ class Access:
         await self._directory.change(actor, decide)
 
 
-def _check(book: Book, terms: GrantTerms, now: int) -> None:
+def check_terms(book: Lookup, terms: GrantTerms, now: int) -> None:
+    """Raises Refusal(invalid_input | unknown_id)."""
     check_path(terms.path)
     kind, _, name = check_subject(terms.subject).partition("/")
     if kind == "team":

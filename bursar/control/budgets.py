@@ -4,12 +4,12 @@ A definition is never edited in the ledger's eyes: a hold names the version that
 id, marked deleted, so that the history stays readable and the id is not taken over by another meaning.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 from msgspec.structs import replace
 
-from bursar.control.directory import Book, Change, Directory
+from bursar.control.directory import Book, Change, Directory, Lookup
 from bursar.control.naming import check_id, check_name, id_from
 from bursar.core.directory import BudgetDef, Mode, Owner, ProviderKey, SubjectKind, Team, VirtualKey, WindowDef
 from bursar.core.errors import Refusal
@@ -50,7 +50,7 @@ class Budgets:
         made: list[BudgetDef] = []
 
         def decide(book: Book) -> Change:
-            _check_subject(book, subject_kind, subject)
+            check_subject(book, subject_kind, subject)
             taken = {budget.id for budget in book.all(BudgetDef)}
             chosen = check_id(budget_id) if budget_id else id_from(_suggested_id(subject_kind, subject, terms), taken)
             if chosen in taken:
@@ -104,7 +104,8 @@ def _terms(budget: BudgetDef) -> BudgetTerms:
 
 
 def _apply(budget: BudgetDef, terms: BudgetTerms, now: int) -> BudgetDef:
-    _check_terms(terms, now)
+    for refusal in faults_of(terms, now):
+        raise refusal
     return replace(
         budget,
         version=budget.version + 1,
@@ -117,24 +118,26 @@ def _apply(budget: BudgetDef, terms: BudgetTerms, now: int) -> BudgetDef:
     )
 
 
-def _check_terms(terms: BudgetTerms, now: int) -> None:
+def faults_of(terms: BudgetTerms, now: int) -> Iterator[Refusal]:
+    """Everything that a budget may not say, as Refusals(invalid_input)."""
     if not 0 <= terms.limit_pico <= MAX_LIMIT_PICO:
-        raise Refusal("invalid_input", "A limit is between $0 and a trillion dollars", 'Write --limit "$50"')
+        yield Refusal("invalid_input", "A limit is between $0 and a trillion dollars", 'Write --limit "$50"')
     if not all(0 < percent <= _MAX_THRESHOLD for percent in terms.thresholds):
-        raise Refusal("invalid_input", "A threshold is a percentage above 0", "Write --threshold 80")
+        yield Refusal("invalid_input", "A threshold is a percentage above 0", "Write --threshold 80")
     window = terms.window
     if window.kind == "rolling" and not _MIN_ROLLING_S <= window.seconds <= _MAX_ROLLING_S:
-        raise Refusal("invalid_input", "A rolling window lasts from 1m to 366d", "Write --window rolling:24h")
+        yield Refusal("invalid_input", "A rolling window lasts from 1m to 366d", "Write --window rolling:24h")
     if not 0 <= window.week_start <= 6:
-        raise Refusal("invalid_input", "A week starts on day 0 (Monday) to 6 (Sunday)", "Write --week-start 0")
+        yield Refusal("invalid_input", "A week starts on day 0 (Monday) to 6 (Sunday)", "Write --week-start 0")
+        return
     try:
         span_of(window, now)
     except (ValueError, KeyError, OSError):  # zoneinfo raises all three for a name it cannot find
         message = f"{window.zone[:64]!r} is not a time zone"
-        raise Refusal("invalid_input", message, "Use an IANA name such as Europe/Berlin") from None
+        yield Refusal("invalid_input", message, "Use an IANA name such as Europe/Berlin")
 
 
-def _check_subject(book: Book, kind: SubjectKind, subject: str) -> None:
+def check_subject(book: Lookup, kind: SubjectKind, subject: str) -> None:
     """Subjects that are entities must exist; users, tags, models and nodes are names."""
     if kind == "key":
         book.get(VirtualKey, subject)

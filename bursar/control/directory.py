@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar, cast
 
 import msgspec
 
+from bursar.control.hands_off import check_hands_off, mark_id
 from bursar.control.shelves import KeyShelf, Shelf
 from bursar.control.unbroken import Unbroken
 from bursar.core.audit import Outcome
@@ -76,6 +77,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     put: Sequence[Entity] = ()
     gone: Sequence[tuple[Kind, str]] = ()
     facts: Facts = {}
+    by_git: bool = False  # it is what a file says, or takes back what one said
 
 
 class Previewed(Exception):
@@ -92,6 +94,18 @@ PREVIEW: ContextVar[bool] = ContextVar("preview", default=False)
 
 CARRIED_OUT: ContextVar[tuple[Edit, ...]] = ContextVar("carried_out", default=())
 """What the last change made from within one call did."""
+
+
+BREAK_GLASS: ContextVar[str] = ContextVar("break_glass", default="")
+"""Why, within one call, what git manages may be changed by hand all the same; "" = it may not."""
+
+
+class Lookup(Protocol):
+    """What a rule needs of a book, or of a book with changes laid over it."""
+
+    def find(self, kind: type[E], entity_id: str) -> E | None: ...
+
+    def get(self, kind: type[E], entity_id: str) -> E: ...
 
 
 class Book:
@@ -160,6 +174,7 @@ LIST_COMMAND: dict[Kind, str] = {
     "token_mark": "bursar audit tail",
     "grant": "bursar secrets grants",
     "deployment": "bursar models list",
+    "managed": "bursar managed list",
 }
 
 
@@ -226,7 +241,7 @@ class Directory:
         A caller that is cancelled leaves a change that has begun to run to its end: audit and directory agree.
         """
         if PREVIEW.get():
-            change = decide(self.book)
+            change = self._guarded(decide(self.book))
             delta = self._delta(change)
             raise Previewed(change.action, () if delta is None else self._edits(delta, actor, change.action))
         CARRIED_OUT.set(await self._unbroken.run(self._carry_out(actor, decide)))
@@ -238,7 +253,7 @@ class Directory:
     async def _carry_out(self, actor: str, decide: Callable[[Book], Change]) -> tuple[Edit, ...]:
         async with self._turn:
             for attempt in range(1, _ATTEMPTS + 1):
-                change = decide(self.book)
+                change = self._guarded(decide(self.book))
                 delta = self._delta(change)
                 if delta is None:
                     return ()
@@ -254,6 +269,15 @@ class Directory:
                     self._take(delta)
                     return edits
         raise AssertionError("the last attempt returns or raises")
+
+    def _guarded(self, change: Change) -> Change:
+        """The change, with what the audit says of glass that it breaks. Raises Refusal(managed_by_git)."""
+        if change.by_git:
+            return change
+        touched: list[tuple[Kind, str, Entity | None]] = [(kind, name, None) for kind, name in change.gone]
+        touched += [(kind_of(entity), id_of(entity), entity) for entity in change.put]
+        broken = check_hands_off(self.book.at, touched, BREAK_GLASS.get())
+        return msgspec.structs.replace(change, facts={**change.facts, **broken}) if broken else change
 
     async def _commit(self, actor: str, change: Change, delta: Delta) -> None:
         told: dict[str, str | int] = {"directory_version": delta.version, **self._digests(delta)}
@@ -316,7 +340,10 @@ class Directory:
         put = [entity for entity in change.put if self.book.differs(entity)]
         if not put and not change.gone:
             return None
-        delta = Delta(version=self.book.version + 1, gone=list(change.gone))
+        # A mark goes with what it stood on.
+        marks = [("managed", mark_id(kind, name)) for kind, name in change.gone]
+        gone = [mark for mark in marks if mark not in change.gone and self.book.at("managed", mark[1])]
+        delta = Delta(version=self.book.version + 1, gone=[*change.gone, *gone])
         for entity in put:
             getattr(delta, KINDS[kind_of(entity)].field).append(entity)
         return delta

@@ -71,14 +71,14 @@ class Owners:
 
 
 def _apply(owner: Owner, given: OwnerInput) -> Owner:
-    return replace(owner, name=check_name(given.name), contacts=_check_contacts(given.contacts))
+    return replace(owner, name=check_name(given.name), contacts=check_contacts(given.contacts))
 
 
 def _some(ids: list[str]) -> str:
     return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
 
 
-def _check_contacts(contacts: tuple[str, ...]) -> tuple[str, ...]:
+def check_contacts(contacts: tuple[str, ...]) -> tuple[str, ...]:
     if len(contacts) > _MAX_CONTACTS:
         raise Refusal("invalid_input", f"An owner has at most {_MAX_CONTACTS} contacts", "Use a mailing list")
     return tuple(dict.fromkeys(check_name(contact) for contact in contacts))

@@ -1,6 +1,6 @@
 """What a policy may say, and whether a key's policy stays within its team's. Pure."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, get_args
 
@@ -20,41 +20,58 @@ _COUNTS = ("max_tokens_default", "max_tokens_cap", "max_input_tokens", "max_prom
 
 
 def check_policy(policy: Policy) -> Policy:
-    """The policy with an id on each limit. Raises Refusal(invalid_input) naming the field."""
+    """The policy with an id on each limit. Raises Refusal(invalid_input) naming the first field that is wrong."""
+    for refusal in faults_of(policy):
+        raise refusal
+    return named(policy)
+
+
+def named(policy: Policy) -> Policy:
+    """The policy with an id on each limit, after its scope, unit and span."""
+    if all(limit.id for limit in policy.limits):
+        return policy
+    return replace(policy, limits=tuple(replace(limit, id=_limit_id(limit)) for limit in policy.limits))
+
+
+def faults_of(policy: Policy) -> Iterator[Refusal]:
+    """Everything that a policy may not say, as Refusals(invalid_input) naming the field."""
     for name in _COUNTS:
         value = getattr(policy, name)
         if value is not None and not 0 < value <= _MAX_AMOUNT:
-            raise _invalid(name, "must be a positive whole number")
+            yield _invalid(name, "must be a positive whole number")
     if policy.models is not None and not all(0 < len(pattern.strip()) <= _MAX_MODEL for pattern in policy.models):
-        raise _invalid("models", "holds an empty or overlong name")
+        yield _invalid("models", "holds an empty or overlong name")
     if policy.user_header is not None and not policy.user_header.replace("-", "").isalnum():
-        raise _invalid("user_header", "is not a header name")
+        yield _invalid("user_header", "is not a header name")
     if policy.stop is not None and len(policy.stop) > _MAX_STOPS:
-        raise _invalid("stop", f"has more than {_MAX_STOPS} sequences")
+        yield _invalid("stop", f"has more than {_MAX_STOPS} sequences")
     try:
         read_networks(policy.networks or ())
     except ValueError:
-        raise _invalid("networks", "holds something that is no CIDR block, such as 10.0.0.0/8") from None
+        yield _invalid("networks", "holds something that is no CIDR block, such as 10.0.0.0/8")
     for control, mode in policy.modes.items():
         if control not in CONTROLS:
             raise _no_control(control)
         if mode not in get_args(Mode):
-            raise _invalid(f"modes.{control}", f"is none of {', '.join(get_args(Mode))}")
-    return replace(policy, limits=_check_limits(policy.limits))
+            yield _invalid(f"modes.{control}", f"is none of {', '.join(get_args(Mode))}")
+    yield from _limit_faults(policy.limits)
 
 
-def _check_limits(limits: Iterable[LimitDef]) -> tuple[LimitDef, ...]:
-    checked: dict[str, LimitDef] = {}
+def _limit_faults(limits: Iterable[LimitDef]) -> Iterator[Refusal]:
+    seen: set[str] = set()
     for limit in limits:
-        named = replace(limit, id=limit.id or f"{limit.scope}-{limit.unit}-{limit.per_seconds}s")
-        if named.id in checked:
-            raise _invalid("limits", f"holds {named.id!r} twice; give them ids")
+        its_id = _limit_id(limit)
+        if its_id in seen:
+            yield _invalid("limits", f"holds {its_id!r} twice; give them ids")
         if not 0 < limit.amount <= _MAX_AMOUNT or limit.per_seconds <= 0:
-            raise _invalid(f"limits.{named.id}", "needs a positive amount and span")
+            yield _invalid(f"limits.{its_id}", "needs a positive amount and span")
         if limit.burst is not None and limit.burst <= 0:
-            raise _invalid(f"limits.{named.id}", "needs a positive burst, or none")
-        checked[named.id] = named
-    return tuple(checked.values())
+            yield _invalid(f"limits.{its_id}", "needs a positive burst, or none")
+        seen.add(its_id)
+
+
+def _limit_id(limit: LimitDef) -> str:
+    return limit.id or f"{limit.scope}-{limit.unit}-{limit.per_seconds}s"
 
 
 def _invalid(field: str, problem: str, hint: str = "Correct the field and repeat") -> Refusal:

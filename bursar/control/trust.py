@@ -74,7 +74,7 @@ class TrustRules:
             if not new:
                 book.get(TrustRule, rule.id)
             team = book.get(Team, rule.team_id)
-            made.append(self._checked(rule, team))
+            made.append(self.checked(rule, team))
             facts: dict[str, str | int] = {"team": team.id, "issuer": rule.issuer}
             return Change(action="trust.add" if new else "trust.update", target=_target(rule.id), put=made, facts=facts)
 
@@ -100,7 +100,8 @@ class TrustRules:
 
         await self._directory.change(actor, decide)
 
-    def _checked(self, rule: TrustRule, team: Team) -> TrustRule:
+    def checked(self, rule: TrustRule, team: Team) -> TrustRule:
+        """The rule as it may stand in the directory. Raises Refusal(invalid_input | policy_widens)."""
         check_id(rule.id)
         self._check_issuer(rule)
         _check_match(rule)

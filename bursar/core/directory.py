@@ -221,6 +221,18 @@ class TokenMark(msgspec.Struct, frozen=True, kw_only=True):
     until: int  # ns
 
 
+class Managed(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """That an entity is kept in files, and refuses other hands. Control's own."""
+
+    id: str  # "team/search": kind and id of what is kept so
+    source: str  # "git", "git:platform"
+    name: str = ""  # of a key in its file, where that is not its id
+    file: str = ""
+    by: str = ""  # who applied it last
+    at: int = 0  # ns
+    applied: str = ""  # digest of what the file said then: what differs from it was changed by another hand
+
+
 Kind = Literal[
     "owner",
     "team",
@@ -234,9 +246,11 @@ Kind = Literal[
     "token_mark",
     "grant",
     "deployment",
+    "managed",
 ]
 Tenant = Owner | Team | VirtualKey | BudgetDef
-Entity = Tenant | ProviderKey | PriceOverride | Admin | TrustRule | TokenKey | TokenMark | AccessGrant | Deployment
+Controls = Admin | TrustRule | TokenKey | TokenMark | AccessGrant | Managed
+Entity = Tenant | ProviderKey | PriceOverride | Deployment | Controls
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -255,6 +269,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     token_marks: list[TokenMark] = []
     grants: list[AccessGrant] = []
     deployments: list[Deployment] = []
+    managed: list[Managed] = []
 
 
 class Delta(msgspec.Struct, kw_only=True):
@@ -273,6 +288,7 @@ class Delta(msgspec.Struct, kw_only=True):
     token_marks: list[TokenMark] = []
     grants: list[AccessGrant] = []
     deployments: list[Deployment] = []
+    managed: list[Managed] = []
     gone: list[tuple[str, str]] = []
 
 
@@ -310,6 +326,7 @@ KINDS: dict[Kind, KindRow] = {
     "token_mark": KindRow("token_marks", TokenMark),
     "grant": KindRow("grants", AccessGrant),
     "deployment": KindRow("deployments", Deployment),
+    "managed": KindRow("managed", Managed, private=True),
 }
 S = TypeVar("S", Snapshot, Delta)
 _KIND_OF: dict[type, Kind] = {row.type: kind for kind, row in KINDS.items()}

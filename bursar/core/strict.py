@@ -6,6 +6,7 @@ list in one run, and "did you mean". Used for `bursar.yaml` and for the bodies o
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,6 +30,8 @@ class Fault(msgspec.Struct, frozen=True):
 
 class Faults(Exception):
     """Everything that is wrong with one input, in the order in which it was found."""
+
+    of = "the configuration has"  # what people are told before the number
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = list(faults)
@@ -57,8 +60,13 @@ def read_what_fits(
     The value is None when a required field of `kind` itself is at fault.
     """
     faults: list[Fault] = []
-    value = _Reader(faults, flow).value(inspect.type_info(kind), data, "")
+    value = _Reader(faults, flow).value(_described(kind), data, "")
     return (None if value is _BAD else value), faults
+
+
+@lru_cache(maxsize=64)  # thousands of documents are of a few kinds
+def _described(kind: type) -> inspect.Type:
+    return inspect.type_info(kind)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
@@ -153,6 +161,10 @@ class _Reader:
         except ValueError as error:
             return self.fault(path, "bad_value", str(error))
 
+    def anything(self, _kind: inspect.AnyType, data: object, _path: str) -> Any:
+        """Read by somebody else."""
+        return data
+
     def leaf(self, kind: inspect.Type, data: object, path: str) -> Any:
         target = _PLAIN[type(kind)]
         if target is str and isinstance(data, EnvText):
@@ -175,6 +187,7 @@ _WALKS: dict[type[inspect.Type], _Walk] = {
     inspect.DictType: _Reader.mapping,
     inspect.LiteralType: _Reader.literal,
     inspect.Metadata: _Reader.metadata,
+    inspect.AnyType: _Reader.anything,
 }
 _NESTED = (inspect.StructType, inspect.VarTupleType, inspect.ListType, inspect.DictType)
 _PLAIN: dict[type[inspect.Type], type] = {

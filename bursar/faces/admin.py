@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as HttpRoute
 
 from bursar.control.admin_login import Logins
-from bursar.control.directory import CARRIED_OUT, PREVIEW, Previewed
+from bursar.control.directory import BREAK_GLASS, CARRIED_OUT, PREVIEW, Previewed
 from bursar.core.errors import RULES, Refusal
 from bursar.core.strict import EnvText, Fault, Faults, read
 from bursar.faces.admin_calls import AdminCall, Services
@@ -21,9 +21,11 @@ from bursar.faces.admin_login import login_routes
 from bursar.faces.admin_routes import PREFIX, ROUTES, Route
 from bursar.faces.openapi import document
 
-MAX_BODY = 1 << 20
 UNDO_HEADER = "bursar-undo"
 """In an answer: the change that was made, where it can be taken back."""
+
+_OF_CHANGES = frozenset({"preview", "break_glass"})  # parameters of every route that changes the directory
+_LONGEST_REASON = 200
 
 PROBLEM = "application/problem+json"
 
@@ -91,9 +93,10 @@ def _endpoint(route: Route, services: Services, door: Door) -> _Endpoint:
             query=_read_query(route, request),
             body=await _read_body(route, request),
         )
-        # Both are of this call alone: each request is a task of its own, with a context of its own.
+        # They are of this call alone: each request is a task of its own, with a context of its own.
         PREVIEW.set(_wants_preview(route, request))
         CARRIED_OUT.set(())
+        BREAK_GLASS.set(_reason(route, request))
         try:
             result = await route.call(call)
         except Previewed as previewed:
@@ -122,8 +125,17 @@ def _wants_preview(route: Route, request: Request) -> bool:
     return wanted == "true"
 
 
+def _reason(route: Route, request: Request) -> str:
+    """Why what is kept in files is changed by hand. Raises Refusal(invalid_input)."""
+    reason = request.query_params.get("break_glass", "").strip()
+    if reason and (not route.previews or len(reason) > _LONGEST_REASON or not reason.isprintable()):
+        message = f"{route.summary}: break_glass is for changes of the directory, and a reason of one line"
+        raise Refusal("invalid_input", message, "Leave it out, or say why in a few words")
+    return reason
+
+
 def _read_query(route: Route, request: Request) -> object:
-    given = {name: EnvText(value) for name, value in request.query_params.items() if name != "preview"}
+    given = {name: EnvText(value) for name, value in request.query_params.items() if name not in _OF_CHANGES}
     if route.query is not None:
         return read(route.query, given)
     if given:
@@ -136,7 +148,7 @@ async def _read_body(route: Route, request: Request) -> object:
     """The body as the route's kind; for a PATCH, the plain merge patch, read once its turn has come."""
     if route.body is None:
         return None
-    raw = await _bytes_of(request)
+    raw = await _bytes_of(request, route.most)
     media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if media_type not in {"application/json", "application/merge-patch+json"}:
         raise Refusal("unsupported_media_type", "The body is not JSON", "Send content-type: application/json")
@@ -149,12 +161,12 @@ async def _read_body(route: Route, request: Request) -> object:
     return data if route.method == "PATCH" else read(route.body, data)
 
 
-async def _bytes_of(request: Request) -> bytes:
+async def _bytes_of(request: Request, most: int) -> bytes:
     pieces, size = [], 0
     async for piece in request.stream():
         size += len(piece)
-        if size > MAX_BODY:
-            raise Refusal("body_too_large", "The body is larger than 1 MiB", "Send less")
+        if size > most:
+            raise Refusal("body_too_large", f"The body is larger than {most >> 20} MiB", "Send less")
         pieces.append(piece)
     return b"".join(pieces)
 

@@ -18,6 +18,7 @@ from bursar.control.fleet import Fleet
 from bursar.control.history import History
 from bursar.control.key_map import KeyMap
 from bursar.control.keys import KeyInput, Keys
+from bursar.control.manifests import Manifests
 from bursar.control.owners import OwnerInput, Owners
 from bursar.control.prices import Prices
 from bursar.control.promotion import Promotions
@@ -62,6 +63,7 @@ class Services:
     prices: Prices
     usage: Usage
     key_map: KeyMap
+    manifests: Manifests
     tag_sheets: TagSheets
     restored: RestoredNode
     status: StatusBoard

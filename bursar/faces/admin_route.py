@@ -28,6 +28,7 @@ class Route(NamedTuple):
     streams: bool = False  # `call` gives an `AsyncIterator[bytes]`
     created: bool = False  # 201 instead of 200
     previews: bool = False  # with `?preview=true` it tells what it would change, and changes nothing
+    most: int = 1 << 20  # bytes of a body
     refusals: tuple[str, ...] = ()  # its own words, besides those that every route can answer
 
     @property

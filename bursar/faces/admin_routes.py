@@ -10,6 +10,7 @@ from bursar.faces import (
     admin_deployments,
     admin_fleet,
     admin_history,
+    admin_manifests,
     admin_map,
     admin_restore,
     admin_secrets,
@@ -209,6 +210,7 @@ ROUTES: tuple[Route, ...] = (
     *admin_secrets.ROUTES,
     *admin_access.ROUTES,
     *admin_deployments.ROUTES,
+    *admin_manifests.ROUTES,
     Route(
         "GET",
         "/price-overrides",

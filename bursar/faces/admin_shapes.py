@@ -4,7 +4,6 @@ An `...Input` is what a caller sends; a view is what is answered. The fields of 
 so that what was read can be edited and sent back (PATCH is an RFC 7396 merge on the input's fields).
 """
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -16,47 +15,21 @@ from bursar.core.directory import (
     WindowDef,
 )
 from bursar.core.ledger_records import UsageBy
-from bursar.core.units import NS_PER_S, usd_to_pico
+from bursar.core.written import USD_SCHEMA, Instant, Usd, instant, parse_usd
+
+__all__ = ["Instant", "Usd", "instant"]  # and the shapes
 
 _MILLION = 10**6
 
 
-def instant(ns: int) -> str:
-    """RFC 3339 in UTC, to the microsecond where there is one: ``2026-11-23T10:00:00Z``."""
-    moment = datetime.fromtimestamp(ns // NS_PER_S, UTC).replace(microsecond=ns % NS_PER_S // 1000)
-    return moment.isoformat().replace("+00:00", "Z")
-
-
-def _parse_instant(raw: object) -> int:
-    """Nanoseconds of an RFC 3339 text or of a plain day; without an offset it is UTC."""
-    try:
-        moment = datetime.fromisoformat(str(raw))
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        seconds = int(moment.replace(microsecond=0).timestamp())
-    except (ValueError, OverflowError):
-        raise ValueError(f"not an instant: `{str(raw)[:24]}` (write 2026-11-23T10:00:00Z)") from None
-    return seconds * NS_PER_S + moment.microsecond * 1000
-
-
-def _parse_usd(raw: object) -> int:
-    if not isinstance(raw, str):
-        raise ValueError('an amount is text, to be exact: "12.50"')
-    return usd_to_pico(raw)
-
-
 def _parse_usd_per_million(raw: object) -> int:
-    pico = _parse_usd(raw)
+    pico = parse_usd(raw)
     if pico % _MILLION:
         raise ValueError("finer than a pico-USD per token")
     return pico // _MILLION
 
 
-_USD = {"type": "string", "format": "decimal", "examples": ["12.50"]}
-Instant = Annotated[
-    int, msgspec.Meta(extra={"parse": _parse_instant}, extra_json_schema={"type": "string", "format": "date-time"})
-]
-Usd = Annotated[int, msgspec.Meta(extra={"parse": _parse_usd}, extra_json_schema=_USD)]
-UsdPerMillion = Annotated[int, msgspec.Meta(extra={"parse": _parse_usd_per_million}, extra_json_schema=_USD)]
+UsdPerMillion = Annotated[int, msgspec.Meta(extra={"parse": _parse_usd_per_million}, extra_json_schema=USD_SCHEMA)]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from bursar.faces.cli_access import policy_group
 from bursar.faces.cli_admins import add_whoami, admins_group
+from bursar.faces.cli_apply import add_apply
 from bursar.faces.cli_audit import audit_group
 from bursar.faces.cli_backup import BackupDesk, add_backup
 from bursar.faces.cli_check import CheckConfig, Connect, add_check
@@ -98,6 +99,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(sessions_group(locate), name="sessions")
     add_history(app, locate)
     add_shadow(app, locate)
+    add_apply(app, locate)
     app.add_typer(trust_group(locate), name="trust")
     app.add_typer(tokens_group(locate), name="tokens")
     add_token(app, locate)

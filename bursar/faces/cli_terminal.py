@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bursar.core.secret import Secret
-from bursar.core.strict import Fault, Faults
+from bursar.core.strict import Faults
 from bursar.core.units import parse_duration, usd_to_pico
 from bursar.faces.client import AdminClient, ApiRefusal, NotReachable, Preview
 from bursar.faces.edits import write_preview
@@ -28,6 +28,8 @@ from bursar.faces.session_file import SessionFile
 from bursar.faces.tables import Column, card, table, write
 
 OK, REFUSED, USAGE, NOT_REACHABLE, NOT_VERIFIED, CONFIG_FAULTS = range(6)
+PENDING = 2  # of `plan --detailed-exitcode`, as other tools have it
+_LONG_S = 600.0
 
 
 class Place(NamedTuple):
@@ -73,6 +75,7 @@ class Terminal:
         url: str | None,
         as_json: bool,
         preview: bool = False,
+        break_glass: str = "",
     ) -> None:
         self._locate = locate
         self._data = data
@@ -80,6 +83,7 @@ class Terminal:
         self.config = config
         self.as_json = as_json
         self.preview = preview
+        self.break_glass = break_glass
         self.out = Console(highlight=False)
 
     @functools.cached_property
@@ -88,7 +92,13 @@ class Terminal:
 
     @functools.cached_property
     def api(self) -> AdminClient:
-        return AdminClient(self.admin_url, self._token(), preview=self.preview)
+        return AdminClient(self.admin_url, self._token(), preview=self.preview, break_glass=self.break_glass)
+
+    @property
+    def slow_api(self) -> AdminClient:
+        """For what takes its time on a node with many tenants."""
+        self.api.patience(_LONG_S)
+        return self.api
 
     def login_desk(self, token: Secret | None = None) -> AdminClient:
         """Where sessions begin, without a token, and end."""
@@ -204,7 +214,7 @@ def troubles(terminal: Terminal) -> Iterator[None]:
         hint = "Start it with `bursar up`, or say where it is with --url or BURSAR_ADMIN_URL"
         _end(as_json, {"code": "not_reachable", "detail": str(error), "hint": hint}, NOT_REACHABLE)
     except Faults as faults:
-        _end_with_faults(as_json, faults.faults)
+        _end_with_faults(as_json, faults)
 
 
 def _end(as_json: bool, problem: Mapping[str, Any], code: int, more: Sequence[str] = ()) -> None:
@@ -221,9 +231,10 @@ def _end(as_json: bool, problem: Mapping[str, Any], code: int, more: Sequence[st
     raise typer.Exit(code)
 
 
-def _end_with_faults(as_json: bool, faults: Sequence[Fault]) -> None:
-    plain = [{"path": f.path, "word": f.word, "message": f.message, "hint": f.hint} for f in faults]
-    problem = {"code": "config_faults", "detail": f"the configuration has {len(faults)} faults", "faults": plain}
+def _end_with_faults(as_json: bool, faults: Faults) -> None:
+    plain = [{"path": f.path, "word": f.word, "message": f.message, "hint": f.hint} for f in faults.faults]
+    told = "1 fault" if len(plain) == 1 else f"{len(plain)} faults"
+    problem = {"code": "config_faults", "detail": f"{faults.of} {told}", "faults": plain}
     lines = [_fault_line(fault) for fault in plain]
     _end(as_json, problem, CONFIG_FAULTS, [] if as_json else lines)
 
@@ -247,7 +258,17 @@ _COMMON: dict[str, Any] = {
     ],
 }
 _PREVIEW: Any = Annotated[bool, typer.Option("--preview", help="Tell what would change, and change nothing.")]
-_DEFAULTS: dict[str, Any] = {"as_json": False, "url": None, "config": None, "data": None, "preview": False}
+_GLASS: Any = Annotated[
+    str, typer.Option("--break-glass", metavar="REASON", help="Change by hand what is kept in files; audited.")
+]
+_DEFAULTS: dict[str, Any] = {
+    "as_json": False,
+    "url": None,
+    "config": None,
+    "data": None,
+    "preview": False,
+    "break_glass": "",
+}
 
 
 def command(
@@ -255,9 +276,10 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers `function(terminal, ...)` as a command with the common options, and ends its troubles.
 
-    `changes`: it changes the directory, and can tell with --preview what it would change.
+    `changes`: it changes the directory, can tell with --preview what it would change, and with --break-glass change
+    what is kept in files.
     """
-    options = {**_COMMON, "preview": _PREVIEW} if changes else _COMMON
+    options = {**_COMMON, "preview": _PREVIEW, "break_glass": _GLASS} if changes else _COMMON
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)

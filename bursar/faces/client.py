@@ -44,11 +44,19 @@ class AdminClient:
     """`url` is http(s)://host:port. One connection a call: a command makes few.
 
     `undo`: the last change that was made, where it can be taken back. With `preview` the first call that would change
-    something raises Preview instead. `prefix` stands before every path.
+    something raises Preview instead. `break_glass`: why what is kept in files is changed. `prefix` stands before every
+    path.
     """
 
     def __init__(
-        self, url: str, token: Secret, timeout: float = 30.0, *, preview: bool = False, prefix: str = PREFIX
+        self,
+        url: str,
+        token: Secret,
+        timeout: float = 30.0,
+        *,
+        preview: bool = False,
+        break_glass: str = "",
+        prefix: str = PREFIX,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -58,6 +66,7 @@ class AdminClient:
         self._token = token
         self._timeout = timeout
         self._preview = preview
+        self._break_glass = break_glass
         self._prefix = prefix
         self.undo = ""
 
@@ -65,6 +74,8 @@ class AdminClient:
         """One call; the decoded answer, None for 204. Raises ApiRefusal, NotReachable or Preview."""
         preview = self._preview and method != "GET"
         query = {**(query or {}), "preview": "true"} if preview else query
+        if self._break_glass and method != "GET":
+            query = {**(query or {}), "break_glass": self._break_glass}
         given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         target = self._prefix + path + (f"?{urlencode(given)}" if given else "")
         headers = self._headers()
@@ -83,6 +94,10 @@ class AdminClient:
         if preview:
             raise Preview(value)
         return value
+
+    def patience(self, seconds: float) -> None:
+        """How long an answer may take from now on."""
+        self._timeout = seconds
 
     def every(self, path: str, query: Mapping[str, object] | None = None) -> Iterator[dict[str, Any]]:
         """All items of a list, read piece by piece."""

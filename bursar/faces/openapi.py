@@ -33,6 +33,15 @@ _PREVIEW = {
 }
 
 
+_BREAK_GLASS = {
+    "name": "break_glass",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "string", "maxLength": 200},
+    "description": "why something that is kept in files is changed by hand all the same; it stands in the audit",
+}
+
+
 class Problem(msgspec.Struct, frozen=True):
     """RFC 9457. `code` is stable; `hint` says what to do next."""
 
@@ -93,7 +102,7 @@ def _operation(row: Route, reference: dict[Any, Any], components: dict[str, Any]
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PART.findall(row.path)
     ]
     if row.previews:
-        parameters.append(_PREVIEW)
+        parameters += [_PREVIEW, _BREAK_GLASS]
     if row.query is not None:
         parameters += _query_parameters(row.query, components)
     if parameters:
@@ -157,6 +166,8 @@ def _words(row: Route) -> list[str]:
         words += _ON_INPUT
     if row.method != "GET":
         words += _ON_CHANGE
+    if row.previews:
+        words.append("managed_by_git")
     return list(dict.fromkeys(words))
 
 

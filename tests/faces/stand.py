@@ -28,6 +28,7 @@ from bursar.control.history import History
 from bursar.control.issuer_keys import IssuerKeys
 from bursar.control.key_map import KeyMap
 from bursar.control.keys import Keys
+from bursar.control.manifests import Manifests
 from bursar.control.owners import Owners
 from bursar.control.policy_export import Place
 from bursar.control.prices import Prices
@@ -205,6 +206,7 @@ class Stand:
             tokens=tokens,
             promotions=Promotions(directory),
             shadow=Shadow(directory, self.decisions),
+            manifests=Manifests(directory, entropy, PEPPER, TrustRules(directory).checked),
             key_map=KeyMap(directory, stores, self.ledger),
             tag_sheets=TagSheets(directory, self.provider_keys),
             restored=RestoredNode(MarkerFile(self.folder), self.audit, self.clock),
