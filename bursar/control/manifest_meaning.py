@@ -1,8 +1,11 @@
 """What a step of a plan means for those who call and those who pay, in a sentence. Pure."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from bursar.control.manifest_plan import Step, is_gone
+from bursar.control.manifest_shapes import written
+from bursar.control.manifest_yaml import flow
 from bursar.core.directory import AccessGrant, BudgetDef, Team, TrustRule, VirtualKey
 from bursar.core.ledger_records import Balance
 from bursar.core.units import pico_to_usd
@@ -14,9 +17,33 @@ def meaning(step: Step, balances: Mapping[str, Balance], now: int) -> tuple[str,
     return tuple(_said(step, balances, now))
 
 
+def changed_fields(step: Step) -> Iterator[tuple[str, str, str]]:
+    """What of a file's words changes: field, before, after; "" = nothing is said."""
+    names = {step.id: step.name} if step.kind == "key" else {}
+    before, after = (
+        {} if is_gone(entity) or entity is None else dict(_fields(written(entity, names)))
+        for entity in (step.before, step.after)
+    )
+    for name in dict.fromkeys([*before, *after]):
+        if before.get(name) != after.get(name):
+            yield name, before.get(name, ""), after.get(name, "")
+
+
+def _fields(said: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in said.items():
+        if name == "limits":
+            for limit in value:
+                told = {field: held for field, held in limit.items() if field != "id"}
+                yield f"{path}limits.{limit.get('id', '')}", flow(told)
+        elif name == "policy":
+            yield from _fields(value, "policy.")
+        else:
+            yield path + name, value if isinstance(value, str) else flow(value)
+
+
 def _said(step: Step, balances: Mapping[str, Balance], now: int) -> Iterator[str]:
     before, after = step.before, step.after
-    if step.mark is not None and step.mark_before is None:
+    if step.mark is not None and step.mark_before is None and not is_gone(before):
         yield f"from now on kept in {step.mark.source}: other hands are refused"
     if step.mark is None and step.mark_before is not None and not is_gone(after):
         yield f"no longer kept in {step.mark_before.source}"

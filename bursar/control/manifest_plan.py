@@ -204,7 +204,7 @@ class Planner:
                 before=before,
                 after=after,
                 mark_before=mark,
-                mark=wanted,
+                mark=wanted and replace(wanted, file=self._given.files.get(mark_id(kind, name), wanted.file)),
                 drifted=drifted,
             )
         )
@@ -219,15 +219,9 @@ class Planner:
             path = f"{SHAPES[kind][0]}.{name}.managed_by"
             self._fault(path, "bad_value", f"{value.managed_by[:64]!r} is no source", "Write git, or git:NAME")
         told = name if kind == "key" and name != entity_id else ""
-        wanted = replace(
-            mark or Managed(id=mark_id(kind, entity_id), source=source),
-            source=source,
-            name=told,
-            applied=said_digest(after),
-        )
-        if mark is not None and wanted == mark:
-            return mark
-        return replace(wanted, file=self._given.files.get(mark_id(kind, name), wanted.file))
+        wanted = replace(mark or Managed(id=mark_id(kind, entity_id), source=source), source=source, name=told)
+        # Where the files follow what another hand did, there is nothing to do.
+        return mark if wanted == mark else replace(wanted, applied=said_digest(after))
 
     def _present(self, kind: Kind, name: str, data: Any) -> tuple[str, Entity | None] | None:
         """Id and entity of what a name in a file stands for; None = a key that is not made yet and has no id."""
@@ -272,7 +266,7 @@ class Planner:
             return False
         said = written(present, self._handle_of)
         if "managed_by" in data:
-            if mark is None or data["managed_by"] != mark.source or mark.applied != said_digest(present):
+            if mark is None or data["managed_by"] != mark.source:
                 return False
             said["managed_by"] = mark.source
         return bool(said == data)

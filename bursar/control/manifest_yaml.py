@@ -179,16 +179,17 @@ def _lines(data: Any, pad: str) -> Any:
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
             yield f"{pad}{_text(str(name))}:\n"
             for item in value:
-                yield f"{pad}  - {{{', '.join(f'{_text(str(k))}: {_flow(v)}' for k, v in item.items())}}}\n"
+                yield f"{pad}  - {{{', '.join(f'{_text(str(k))}: {flow(v)}' for k, v in item.items())}}}\n"
         else:
-            yield f"{pad}{_text(str(name))}: {_flow(value)}\n"
+            yield f"{pad}{_text(str(name))}: {flow(value)}\n"
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
+    """A value on one line."""
     if isinstance(value, list):
-        return f"[{', '.join(map(_flow, value))}]"
+        return f"[{', '.join(map(flow, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_text(str(k))}: {_flow(v)}' for k, v in value.items())}}}"
+        return f"{{{', '.join(f'{_text(str(k))}: {flow(v)}' for k, v in value.items())}}}"
     return _text(value) if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 

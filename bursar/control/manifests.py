@@ -206,7 +206,7 @@ class Manifests:
     def _signed(self, step: Step, after: Entity, actor: str) -> Managed:
         """The mark, with who set it and when."""
         assert step.mark is not None
-        if step.mark == step.mark_before:
+        if step.act == "mark" and step.mark == step.mark_before:
             return step.mark
         own = mark_id(step.kind, cast(Any, after).id)
         return replace(step.mark, id=own, by=actor, at=self._directory.now(), applied=said_digest(after))

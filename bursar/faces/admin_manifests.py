@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bursar.control.history import differences
-from bursar.control.manifest_meaning import meaning
+from bursar.control.manifest_meaning import changed_fields, meaning
 from bursar.control.manifest_plan import Given, Plan, Step
 from bursar.control.manifests import Applied
-from bursar.core.directory import Edit, Managed, VirtualKey
+from bursar.core.directory import Managed
 from bursar.core.errors import Refusal
 from bursar.core.ledger_records import Balance
 from bursar.faces.admin_calls import AdminCall, items, page_of
@@ -21,7 +20,6 @@ from bursar.faces.admin_shapes import Page, Shape, instant
 MOST_BODY = 128 << 20
 """Bytes of a plan's files: 200,000 keys are about 30 MB."""
 
-_HIDDEN = frozenset({"id", "secrets", "version", "deleted"})
 _MOST_ASKED = 20  # drifted objects whose last hand is told
 _PIECE = 500
 
@@ -156,19 +154,13 @@ async def _balances(call: AdminCall, plan: Plan) -> Mapping[str, Balance]:
 
 
 def _step_view(step: Step, means: tuple[str, ...], drift: str) -> StepView:
-    before, after = (
-        msgspec.structs.replace(entity, secrets=()) if isinstance(entity, VirtualKey) else entity
-        for entity in (step.before, step.after)
-    )
-    edit = Edit(version=0, action="", actor="", at_ns=0, kind=step.kind, id=step.id, before=before, after=after)
-    told = [d for d in differences(edit) if d.field not in _HIDDEN]
     return StepView(
         kind=step.kind,
         name=step.name,
         id=step.id,
         act=step.act,
         managed_by=step.mark.source if step.mark else "",
-        differences=tuple(DifferenceView(field=d.field, before=d.before, after=d.after) for d in told),
+        differences=tuple(DifferenceView(field=name, before=was, after=is_) for name, was, is_ in changed_fields(step)),
         means=means,
         drift=drift,
     )

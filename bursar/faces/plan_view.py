@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.text import Text
 
 from bursar.faces.tables import write
@@ -23,7 +23,8 @@ def write_plan(console: Console, plan: Mapping[str, Any], *, whole: bool = True)
             parts.append(Text(""))
     parts.append(sum_of(plan))
     parts += list(_besides(plan))
-    write(console, Group(*parts))
+    for part in parts:
+        write(console, part)
 
 
 def sum_of(plan: Mapping[str, Any]) -> Text:

@@ -60,7 +60,8 @@ def test_every_route_is_open_to_those_whose_role_has_its_right(stand: Stand, own
 
 def test_changes_ask_for_more_than_to_read() -> None:
     for route in ROUTES:
-        assert route.method == "GET" or route.right not in ("read", "read_audit"), route
+        plans = route.path.endswith("plans")  # what was sent is held against the directory, and nothing changes
+        assert route.method == "GET" or plans or route.right not in ("read", "read_audit"), route
 
 
 def test_the_audit_names_who_did_it(stand: Stand, owner: Someone) -> None:
