@@ -48,10 +48,11 @@ class ShippedBroker:
     def admin_token(self) -> str:
         return self._broker.admin_token
 
-    def start(self) -> "ShippedBroker":
+    def start(self, limit_usd: str = "1000000") -> "ShippedBroker":
+        """`limit_usd`: of the key's own budget."""
         self._broker.start()
         tenants = Tenants(self._broker)
-        made = tenants.key({"limits": LIMITS, "models": ["gpt-*"]}, {"limit_usd": "1000000"})
+        made = tenants.key({"limits": LIMITS, "models": ["gpt-*"]}, {"limit_usd": limit_usd})
         tenants.budget("team", made.team, limit_usd="1000000")
         self._key = made.text
         return self

@@ -52,9 +52,9 @@ _CAVEATS = """
 def write(measured: Measured, conditions: Mapping[str, str], folder: Path) -> Path:
     """RESULTS.md and cpu.svg in `folder`; the path of the page."""
     page = folder / "RESULTS.md"
-    (folder / "cpu.svg").write_text(_plot(measured.f1))
+    (folder / "cpu.svg").write_text(plot(measured.f1))
     text = _INTRO.format(
-        machine=_machine(), date=time.strftime("%d %B %Y", time.gmtime()), commit=_commit(), **conditions
+        machine=machine(), date=time.strftime("%d %B %Y", time.gmtime()), commit=commit(), **conditions
     )
     text += "\n".join(
         [
@@ -101,14 +101,14 @@ def write_readme(measured: Measured) -> None:
     _, end, after = rest.partition(README_END)
     if not mark or not end:
         raise RuntimeError("the README has lost the marks between which the figures stand")
-    readme.write_text(before + mark + "\n" + "\n".join(_table(["", "Bursar", ""], rows)) + end + after)
+    readme.write_text(before + mark + "\n" + "\n".join(table(["", "Bursar", ""], rows)) + end + after)
 
 
 def _ratio(found: Mapping[str, Figures]) -> str:
     return f"{found['Bursar'].cpu_us / found['nginx'].cpu_us:.1f} × nginx, unbuffered"
 
 
-def _machine() -> str:
+def machine() -> str:
     model = next(
         (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         "unknown CPU",
@@ -133,19 +133,19 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
 
 
-def _commit() -> str:
+def commit() -> str:
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=BENCH
     )
     return done.stdout.strip() or "unknown"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     return lines + ["| " + " | ".join(row) + " |" for row in rows] + [""]
 
 
-def _cost(figures: Figures | None) -> str:
+def cost(figures: Figures | None) -> str:
     if figures is None:
         return "–"
     low, high = figures.spread
@@ -160,20 +160,20 @@ def _f1(cases: Mapping[Case, Mapping[str, Figures]]) -> list[str]:
     for case, found in cases.items():
         bursar, nginx, floor = found.get("Bursar"), found.get("nginx"), found.get("pass-through")
         ratios = [f"{bursar.cpu_us / other.cpu_us:.1f}" if bursar and other else "–" for other in (nginx, floor)]
-        rows.append([case.words, *(_cost(found.get(name)) for name in names), *ratios])
+        rows.append([case.words, *(cost(found.get(name)) for name in names), *ratios])
     bar = "Bar: at c = 16 with 2 kB, Bursar ≤ 4 × nginx, never shipped above 5 ×. In brackets the least and the most."
     bar += " With `power`, calls are refused (`store_unavailable`) while the disk takes longer than a hold may wait."
-    return ["", "## F1: CPU per plain request", "", *_table(head, rows), bar, "", "![CPU per request](cpu.svg)", ""]
+    return ["", "## F1: CPU per plain request", "", *table(head, rows), bar, "", "![CPU per request](cpu.svg)", ""]
 
 
 def _f2(found: Mapping[str, Figures]) -> list[str]:
     if not found:
         return []
     nginx = found["nginx"].cpu_us
-    rows = [[name, _cost(figures), f"{figures.cpu_us / nginx:.1f}"] for name, figures in found.items()]
+    rows = [[name, cost(figures), f"{figures.cpu_us / nginx:.1f}"] for name, figures in found.items()]
     note = "64 streams, an event every 10 ms on each, nginx with `proxy_buffering off`; heads and ends not counted."
     note += " Bar: ≤ 2 × nginx."
-    return ["## F2: CPU per streamed event", "", *_table(["target", "µs per event", "÷ nginx"], rows), note, ""]
+    return ["## F2: CPU per streamed event", "", *table(["target", "µs per event", "÷ nginx"], rows), note, ""]
 
 
 def _f3(found: Mapping[str, Figures]) -> list[str]:
@@ -187,7 +187,7 @@ def _f3(found: Mapping[str, Figures]) -> list[str]:
     head = ["target", "p50 µs", "p99 µs", "added p50", "added p99"]
     note = "c = 1, 2 kB. *Scraped*: /metrics is read ten times a second meanwhile."
     note += " Bars: added p50 ≤ 400 µs, p99 ≤ 2,000 µs, scraped ± 20 %."
-    return ["## F3: added latency", "", *_table(head, rows), note, ""]
+    return ["## F3: added latency", "", *table(head, rows), note, ""]
 
 
 def _f4(found: Mapping[str, float]) -> list[str]:
@@ -206,7 +206,7 @@ def _f4(found: Mapping[str, float]) -> list[str]:
     if count < 10_000:
         note += f" This machine lets a process open {descriptors():,} files, two a stream: hence {count:,} of them."
     note += " RSS counts shared pages once per process, PSS once. Bars: ≤ 100 MB idle, ≤ 400 MB with 10,000 streams."
-    return ["## F4: memory", "", *_table(["state", "RSS MB", "PSS MB"], rows), note, ""]
+    return ["## F4: memory", "", *table(["state", "RSS MB", "PSS MB"], rows), note, ""]
 
 
 def _f6(found: MoneyMeasured | None) -> list[str]:
@@ -228,7 +228,7 @@ def _f6(found: MoneyMeasured | None) -> list[str]:
     note += f" {found.added_us:.0f} µs more than on its own journal (16 in flight). 10,000 open holds of a dead node"
     note += f" were booked in {found.recovery_s:.1f} s."
     note += " Bars: ≥ 4,000 /s of three on one hot budget, 1,000 budgets no slower, ≤ 60 µs more, ≤ 5 s."
-    return ["## F6: money of many nodes", "", *_table(head, rows), note, ""]
+    return ["## F6: money of many nodes", "", *table(head, rows), note, ""]
 
 
 def _rates(found: Mapping[str, float]) -> list[str]:
@@ -236,7 +236,7 @@ def _rates(found: Mapping[str, float]) -> list[str]:
         return []
     rows = [[name, f"{cost:.1f}"] for name, cost in found.items()]
     note = "The node's own CPU, 64 in flight on one connection, Debian's redis-server. Bar: a hold of tokens ≤ 30 µs."
-    return ["## F6: rates in Redis", "", *_table(["act", "µs"], rows), note, ""]
+    return ["## F6: rates in Redis", "", *table(["act", "µs"], rows), note, ""]
 
 
 def _tokens(found: Mapping[str, float]) -> list[str]:
@@ -248,7 +248,7 @@ def _tokens(found: Mapping[str, float]) -> list[str]:
         ["a token that is read anew", f"{found['anew']:.0f}"],
     ]
     note = "The whole of stage 2, the least of several turns. Bars: remembered ≤ 3 µs, anew ≤ 150 µs."
-    return ["## T: who is calling", "", *_table(["presented", "µs"], rows), note, ""]
+    return ["## T: who is calling", "", *table(["presented", "µs"], rows), note, ""]
 
 
 def _f5(found: Mapping[str, float]) -> list[str]:
@@ -261,7 +261,7 @@ def _f5(found: Mapping[str, float]) -> list[str]:
         ["packages", f"{found['packages']:.0f}"],
     ]
     note = "From the command to the first 200 of /readyz. Bars: ≤ 1 s, ≤ 60 MB, ≤ 30 packages."
-    return ["## F5: start and size", "", *_table(["what", "figure"], rows), note, ""]
+    return ["## F5: start and size", "", *table(["what", "figure"], rows), note, ""]
 
 
 def _audit(found: Mapping[str, float]) -> list[str]:
@@ -279,8 +279,8 @@ def _audit(found: Mapping[str, float]) -> list[str]:
     note = "Each event is hashed, chained, synced to the trail (group commit) and given to a file. Bar: ≥ 20,000."
     beside = f"c = 1, 2 kB, while 300,000 records are exported over and over ({found['export_bytes'] / 1e6:.0f} MB/s)."
     beside += " Bar: p99 ± 20 %."
-    head = ["## Audit", "", *_table(["appended", "events a second"], rates), note, ""]
-    return [*head, *_table(["latency of calls", "p50 µs", "p99 µs"], latency), beside, ""]
+    head = ["## Audit", "", *table(["appended", "events a second"], rates), note, ""]
+    return [*head, *table(["latency of calls", "p50 µs", "p99 µs"], latency), beside, ""]
 
 
 def _vault(measured: Measured) -> list[str]:
@@ -299,10 +299,10 @@ def _vault(measured: Measured) -> list[str]:
         ],
     ]
     note = "500 entries under a key file; the rewrap goes on all the while, each value under a recovery key besides."
-    return ["## The vault", "", *_table(["what", "figure", "bar"], rows), note, ""]
+    return ["## The vault", "", *table(["what", "figure", "bar"], rows), note, ""]
 
 
-def _plot(cases: Mapping[Case, Mapping[str, Figures]]) -> str:
+def plot(cases: Mapping[Case, Mapping[str, Figures]]) -> str:
     """Horizontal bars as a plain SVG: one group a case, one bar a target, microseconds of CPU."""
     bars = [(case.words, name, x.cpu_us) for case, found in cases.items() for name, x in found.items()]
     most = max((cost for _, _, cost in bars), default=1.0)

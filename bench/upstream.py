@@ -2,7 +2,8 @@
 
 The same for every proxy measured, and never counted. ``python -m bench.upstream PORT``. A body with ``"stream":true``
 is streamed: its ``"max_tokens"`` counts the events, its ``"seed"`` the milliseconds between them (every proxy lets both
-pass unchanged). Anything else gets one fixed answer.
+pass unchanged). Anything else gets one fixed answer, after so many milliseconds if it has a seed. `GET /served` tells
+how many completions were begun: what a provider would bill.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import uvloop
 
 _EVENTS = re.compile(rb'"max_tokens": ?(\d+)')
 _PAUSE = re.compile(rb'"seed": ?(\d+)')
+_STREAMED = re.compile(rb'"stream": ?true')
 
 ANSWER = (
     b'{"id":"chatcmpl-bench","object":"chat.completion","created":1700000000,"model":"gpt-4o-mini","choices":[{"index":0,'
@@ -24,6 +26,7 @@ ANSWER = (
     b'"service_tier":"default","system_fingerprint":"fp_bench"}'
 )
 _PLAIN = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
+_SERVED = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n%b"
 _STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _COMMON = b'data: {"id":"chatcmpl-bench","object":"chat.completion.chunk","created":1700000000,"model":"gpt-4o-mini",'
 
@@ -46,8 +49,9 @@ _END = (
 
 
 class Provider(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    served = 0  # over all connections
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # what uvloop gives is one in all but type
         self.parser = httptools.HttpRequestParser(self)
         self.body = b""
@@ -60,10 +64,19 @@ class Provider(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         body, self.body = self.body, b""
-        if b'"stream":true' not in body:
-            self.transport.write(_PLAIN)
+        if not body:
+            text = b"%d" % Provider.served
+            self.transport.write(_SERVED % (len(text), text))
             return
-        events, pause = _EVENTS.search(body), _PAUSE.search(body)
+        Provider.served += 1
+        pause = _PAUSE.search(body)
+        if _STREAMED.search(body) is None:
+            if pause is None:
+                self.transport.write(_PLAIN)
+            else:
+                asyncio.get_running_loop().call_later(int(pause[1]) / 1000, self.transport.write, _PLAIN)
+            return
+        events = _EVENTS.search(body)
         self.left = int(events[1]) if events else 64
         self.pause = int(pause[1]) / 1000 if pause else 0.01
         self.transport.write(_STREAM)

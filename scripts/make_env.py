@@ -1,5 +1,6 @@
-"""Make or refresh a virtual environment from hash-locked requirements: ``make_env.py FOLDER LOCK [LOCK ...]``.
+"""Make or refresh a virtual environment from hash-locked requirements: ``make_env.py [--bare] FOLDER LOCK [LOCK ...]``.
 
+`--bare`: of others' programs alone, without Bursar itself.
 Needs nothing but Python itself. Written so that an interpreter that is too old still parses it and can say so.
 """
 
@@ -35,7 +36,7 @@ def run(*command):
         stop("could not make the environment: %s ended with %d" % (" ".join(command[1:4]), status))
 
 
-def main(folder, locks):
+def main(folder, locks, bare):
     check_interpreter()
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.stderr.write("bursar: making %s (once; again only when the locks change)\n" % folder)
@@ -43,11 +44,13 @@ def main(folder, locks):
     pip = (os.path.join(folder, "bin", "python"), "-m", "pip", "--disable-pip-version-check", "--quiet")
     files = [argument for lock in locks for argument in ("-r", lock)]
     run(*(pip + ("install", "--require-hashes", "--no-deps", "--only-binary", ":all:") + tuple(files)))
-    run(*(pip + ("install", "--no-deps", "--no-build-isolation", "--no-index", "--editable", root)))
+    if not bare:
+        run(*(pip + ("install", "--no-deps", "--no-build-isolation", "--no-index", "--editable", root)))
     run(*(pip + ("check",)))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        stop("usage: make_env.py FOLDER LOCK [LOCK ...]")
-    main(sys.argv[1], sys.argv[2:])
+    given = [argument for argument in sys.argv[1:] if argument != "--bare"]
+    if len(given) < 2:
+        stop("usage: make_env.py [--bare] FOLDER LOCK [LOCK ...]")
+    main(given[0], given[1:], "--bare" in sys.argv)

@@ -1,0 +1,1 @@
+"""Bursar beside its peers: the same load, the same upstream, one run. The peers come from their own packages."""
