@@ -10,6 +10,7 @@ from bursar.control.audit_desk import Jobs
 from bursar.control.audit_retention import PrunableTrail
 from bursar.control.decisions import DecisionStore
 from bursar.control.directory import Directory, DirectoryStore
+from bursar.control.explain import RequestLedger
 from bursar.control.fleet import Fleet
 from bursar.control.key_map import Uses
 from bursar.control.usage import LedgerReader
@@ -22,7 +23,7 @@ class Closes(Protocol):
     def close(self) -> None: ...
 
 
-class Ledger(LedgerReader, Uses, Protocol):
+class Ledger(LedgerReader, RequestLedger, Uses, Protocol):
     async def follow(self, on_fault: Callable[[Refusal], None]) -> None:
         """Keep the view up to date, for ever, where it needs that."""
         ...

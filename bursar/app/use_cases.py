@@ -16,6 +16,7 @@ from bursar.control.budgets import Budgets
 from bursar.control.decisions import Decisions
 from bursar.control.deployments import Deployments
 from bursar.control.directory import Directory
+from bursar.control.explain import Explainer
 from bursar.control.federation import Federation
 from bursar.control.history import History
 from bursar.control.issuer_keys import IssuerKeys
@@ -116,6 +117,8 @@ class UseCases:
             usage=Usage(self.directory, ledger),
             restored=restored,
             status=status,
+            decisions=self.decisions,
+            explainer=Explainer(self.directory, self.decisions, ledger),
             fleet=self._stores.fleet,
             audit=self._trail.desk,
             trust=self.trust,

@@ -287,6 +287,7 @@ def _network_refusal(address: str) -> Refusal:
         "network_not_allowed",
         f"The key may not be used from {address[:64] or 'an unknown address'}",
         "Call from a network that it is bound to, or have its policy changed: networks",
+        facts={"address": address[:64]},
     )
 
 

@@ -12,7 +12,9 @@ from bursar.control.admins import Admins
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.budgets import Budgets, BudgetTerms
 from bursar.control.deployments import Deployments
+from bursar.control.decisions import Decisions
 from bursar.control.directory import Directory
+from bursar.control.explain import Explainer
 from bursar.control.federation import Federation
 from bursar.control.fleet import Fleet
 from bursar.control.history import History
@@ -67,6 +69,8 @@ class Services:
     tag_sheets: TagSheets
     restored: RestoredNode
     status: StatusBoard
+    decisions: Decisions
+    explainer: Explainer
     fleet: Fleet
     audit: AuditDesk
     trust: TrustRules

@@ -8,6 +8,7 @@ from bursar.faces import (
     admin_admins,
     admin_audit,
     admin_deployments,
+    admin_explain,
     admin_fleet,
     admin_history,
     admin_manifests,
@@ -261,4 +262,5 @@ ROUTES: tuple[Route, ...] = (
     *admin_restore.ROUTES,
     *admin_map.ROUTES,
     *admin_shadow.ROUTES,
+    *admin_explain.ROUTES,
 )

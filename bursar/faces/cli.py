@@ -14,6 +14,7 @@ from bursar.faces.cli_audit import audit_group
 from bursar.faces.cli_backup import BackupDesk, add_backup
 from bursar.faces.cli_check import CheckConfig, Connect, add_check
 from bursar.faces.cli_estimate import add_estimate
+from bursar.faces.cli_explain import add_explain
 from bursar.faces.cli_fleet import add_nodes
 from bursar.faces.cli_history import add_history
 from bursar.faces.cli_keys import keys_group
@@ -100,6 +101,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     add_history(app, locate)
     add_shadow(app, locate)
     add_apply(app, locate)
+    add_explain(app, locate)
     app.add_typer(trust_group(locate), name="trust")
     app.add_typer(tokens_group(locate), name="tokens")
     add_token(app, locate)

@@ -7,7 +7,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from bursar.core.errors import Refusal
+from bursar.core.holders import AttemptRow, Holder
 from bursar.core.ledger_records import Balance, UsageBy, UsageRow
 from bursar.stores.postgres import Postgres, named_faults
 from bursar.stores.postgres_money_budgets import load_all
@@ -42,6 +45,16 @@ _USAGE = """WITH e AS (
 _LAST_USES = """SELECT l.secret_id, max(e.t_ns) / 3600000000000 * 3600000000000 AS at_ns
     FROM bursar.ledger e JOIN bursar.ledger_label l ON l.id = e.label WHERE e.kind = 4 GROUP BY 1"""
 _NOW = "SELECT bursar.ledger_now()"
+_LOOK_S = 10.0
+_LOOK_BACK_NS = 32 * 86_400 * 10**9
+_HOLDS = """SELECT e.hold_id, e.attempt, e.t_ns, e.amount, l.names FROM bursar.ledger e
+    JOIN bursar.ledger_label l ON l.id = e.label WHERE e.kind = 4 AND e.request_id = $1 AND e.t_ns >= $2
+    ORDER BY e.attempt"""
+_ENDS = """SELECT hold_id, kind, t_ns, amount, overage, exact, word, input_tokens, output_tokens, held
+    FROM bursar.ledger WHERE kind IN (5, 6, 7, 8) AND hold_id = ANY($1::bigint[]) AND t_ns >= $2 ORDER BY seq"""
+_NUMBER = "SELECT budget FROM bursar.ledger_definition WHERE id = $1"
+_OPEN = """SELECT h.request_id, h.t_ns, h.ceiling, h.expected, h.legs, l.names FROM bursar.ledger_hold h
+    JOIN bursar.ledger_label l ON l.id = h.label WHERE $1 = 0 OR $1::bigint = ANY(h.legs) ORDER BY h.t_ns LIMIT 20000"""
 
 
 class LedgerPostgres:
@@ -79,6 +92,27 @@ class LedgerPostgres:
                 rows = await db.fetch(self._store.sql(_LAST_USES), timeout=_REPORT_S)
         return {row["secret_id"]: row["at_ns"] for row in rows}
 
+    async def attempts(self, request_id: str) -> list[AttemptRow]:
+        """Of one request, in their order. The ledger has no index by request: the last days are looked through."""
+        with named_faults("ledger_unreadable", "The ledger was not looked through"):
+            async with self._store.transaction() as db:
+                await db.execute(f"SET LOCAL statement_timeout = {int(_LOOK_S * 1000)}")
+                now = await db.fetchval(self._store.sql(_NOW))
+                holds = await db.fetch(self._store.sql(_HOLDS), request_id, now - _LOOK_BACK_NS, timeout=_LOOK_S)
+                ids = [row["hold_id"] for row in holds]
+                oldest = min((row["t_ns"] for row in holds), default=now)
+                later = await db.fetch(self._store.sql(_ENDS), ids, oldest, timeout=_LOOK_S) if ids else []
+        return [_attempt(row, [end for end in later if end["hold_id"] == row["hold_id"]]) for row in holds]
+
+    async def open_holds(self, budget_id: str) -> list[Holder]:
+        """Of one budget; "" = all; at most some thousands."""
+        with named_faults("ledger_unreadable", "The open holds were not read"):
+            async with self._store.connection() as db:
+                number = await db.fetchval(self._store.sql(_NUMBER), budget_id) if budget_id else 0
+                rows = await db.fetch(self._store.sql(_OPEN), number) if number is not None else []
+        held = ((row, _amount(row, number)) for row in rows)
+        return [_holder(row, amount) for row, amount in held if amount is not None]
+
     async def catch_up(self) -> int:
         """It is never behind."""
         return 0
@@ -92,3 +126,45 @@ class LedgerPostgres:
 def _row(row: Mapping[str, Any]) -> UsageRow:
     numbers = {name: int(number or 0) for name, number in row.items() if name != "name"}  # sums come as decimals
     return UsageRow(group=row["name"], **numbers)
+
+
+def _attempt(hold: Mapping[str, Any], later: list[Mapping[str, Any]]) -> AttemptRow:
+    """A hold with what came of it: shrunk (5), posted (6), voided (7), corrected (8)."""
+    names = msgspec.json.decode(hold["names"], type=dict[str, str])
+    end = next((row for row in later if row["kind"] in (6, 7)), None)
+    posted = end if end is not None and end["kind"] == 6 else None
+    shrunk = [row["amount"] for row in later if row["kind"] == 5]
+    return AttemptRow(
+        hold_id=hold["hold_id"],
+        attempt=hold["attempt"],
+        t_ns=hold["t_ns"],
+        **{name: names.get(name, "") for name in _WHO},
+        state="HELD" if end is None else "VOIDED" if posted is None else "POSTED",
+        held_pico=shrunk[-1] if shrunk else hold["amount"],
+        cost_pico=None if posted is None else posted["amount"],
+        overage_pico=0 if posted is None else posted["overage"] or 0,
+        corrected_pico=sum(row["amount"] for row in later if row["kind"] == 8),
+        settled_ns=None if end is None else end["t_ns"],
+        exact=None if posted is None else posted["exact"],
+        outcome="" if end is None else end["word"] or "",
+        input_tokens=None if posted is None else posted["input_tokens"],
+        output_tokens=None if posted is None else posted["output_tokens"],
+    )
+
+
+_WHO = ("key_id", "team_id", "owner_id", "user", "provider", "model", "secret_id", "price_id", "credential")
+
+
+def _amount(row: Mapping[str, Any], budget: int) -> int | None:
+    """What a hold holds on a budget; None = nothing. Four numbers a leg: budget, version, window, hard."""
+    if not budget:
+        return int(row["ceiling"])
+    legs = row["legs"]
+    hard = next((legs[i + 3] for i in range(0, len(legs), 4) if legs[i] == budget), None)
+    return None if hard is None else int(row["ceiling"] if hard else row["expected"])
+
+
+def _holder(row: Mapping[str, Any], amount: int) -> Holder:
+    names = msgspec.json.decode(row["names"], type=dict[str, str])
+    who = {name: names.get(name, "") for name in ("key_id", "team_id", "user", "model")}
+    return Holder(request_id=row["request_id"], t_ns=row["t_ns"], amount_pico=amount, **who)

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import astuple
 
+from bursar.core.holders import AttemptRow, Holder
 from bursar.core.ledger import Ledger, OpenHold
 from bursar.core.ledger_budget import Budget, Row
 from bursar.core.ledger_records import (
@@ -39,6 +40,7 @@ from bursar.stores.journal_segment import (
     segment_numbers,
     segment_path,
 )
+from bursar.stores.projection_requests import attempts_of, open_holds
 from bursar.stores.schema import open_database
 
 HOUR_NS = 3_600 * NS_PER_S
@@ -98,6 +100,12 @@ class Projection:
     def last_hours(self) -> list[tuple[str, int]]:
         """(provider key, last hour in which an attempt under it was posted) of every one that was ever used."""
         return self._db.execute(_SELECT_LAST_HOURS).fetchall()
+
+    def attempts(self, request_id: str) -> list[AttemptRow]:
+        return attempts_of(self._db, request_id)
+
+    def open_holds(self, budget_id: str) -> list[Holder]:
+        return list(open_holds(self._ledger, budget_id))
 
     # ---- where to go on
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bursar.core.errors import Refusal
+from bursar.core.holders import AttemptRow, Holder
 from bursar.core.ledger_records import Balance, UsageBy, UsageRow
 from bursar.ports import Clock
 from bursar.stores.journal_segment import JournalDamaged
@@ -69,6 +70,14 @@ class LedgerView:
         """Instant (ns, to the hour) of the last call under each provider key that was ever used."""
         rows = await self._run(Projection.last_hours)
         return {secret_id: hour * HOUR_NS for secret_id, hour in rows}
+
+    async def attempts(self, request_id: str) -> list[AttemptRow]:
+        """Of one request, in their order, as far as the projection has come."""
+        return await self._run(lambda it: it.attempts(request_id))
+
+    async def open_holds(self, budget_id: str) -> list[Holder]:
+        """Of one budget; "" = all."""
+        return await self._run(lambda it: it.open_holds(budget_id))
 
     async def catch_up(self) -> int:
         """Project all that the journal has; the number of records."""

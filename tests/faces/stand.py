@@ -22,6 +22,7 @@ from bursar.control.budgets import Budgets
 from bursar.control.decisions import Decisions
 from bursar.control.deployments import Deployments
 from bursar.control.directory import Directory
+from bursar.control.explain import Explainer
 from bursar.control.federation import Federation
 from bursar.control.fleet import OneNode
 from bursar.control.history import History
@@ -45,6 +46,7 @@ from bursar.control.tokens import Tokens
 from bursar.control.trust import TrustRules
 from bursar.control.usage import Usage
 from bursar.control.wrapping_keys import WrappingKeys
+from bursar.core.holders import AttemptRow, Holder
 from bursar.core.layout import Layout
 from bursar.core.ledger_records import Balance, UsageBy, UsageRow
 from bursar.core.secret import Secret
@@ -78,6 +80,8 @@ class WrittenLedger:
         self.standing: list[Balance] = []
         self.used: dict[str, int] = {}
         self.asked: list[tuple[UsageBy, int, int]] = []
+        self.requests: dict[str, list[AttemptRow]] = {}
+        self.held: dict[str, list[Holder]] = {}  # by budget, "" = all
 
     async def usage(self, by: UsageBy, since_ns: int, until_ns: int, limit: int, after: str) -> list[UsageRow]:
         self.asked.append((by, since_ns, until_ns))
@@ -86,6 +90,12 @@ class WrittenLedger:
 
     async def balances(self) -> list[Balance]:
         return self.standing
+
+    async def attempts(self, request_id: str) -> list[AttemptRow]:
+        return self.requests.get(request_id, [])
+
+    async def open_holds(self, budget_id: str) -> list[Holder]:
+        return self.held.get(budget_id, [])
 
     async def last_uses(self) -> dict[str, int]:
         return self.used
@@ -185,7 +195,8 @@ class Stand:
         stores = Stores([self.secrets])
         self.provider_keys = ProviderKeys(directory, stores, self.audit, providers)
         self.fleet = OneNode()
-        self.decisions = Decisions(DecisionsDb(self.folder / "explain.db"), self.clock, keep_s=30 * 86_400, most=1000)
+        self.decisions_db = DecisionsDb(self.folder / "explain.db")
+        self.decisions = Decisions(self.decisions_db, self.clock, keep_s=30 * 86_400, most=1000)
         self.services = Services(
             directory=directory,
             history=History(directory),
@@ -211,6 +222,8 @@ class Stand:
             tag_sheets=TagSheets(directory, self.provider_keys),
             restored=RestoredNode(MarkerFile(self.folder), self.audit, self.clock),
             status=StatusBoard(directory, self._facts),
+            decisions=self.decisions,
+            explainer=Explainer(directory, self.decisions, self.ledger, patience_s=0),
             fleet=self.fleet,
             audit=AuditDesk(self.trail, self.audit, jobs, people),
         )

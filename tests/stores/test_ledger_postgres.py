@@ -105,3 +105,29 @@ async def test_there_is_nothing_to_follow(both: Both) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await both.shared.follow(lambda _fault: None)
+
+
+async def test_single_requests_and_open_holds_are_told_alike(both: Both) -> None:
+    await both.here.catch_up()
+
+    def plain(rows: list[Any], *own: str) -> list[dict[str, Any]]:
+        """Without what each store counts by itself: ids, instants."""
+        kept = (name for name in rows[0].__struct_fields__ if name not in {"hold_id", "t_ns", "settled_ns", *own})
+        names = list(kept)
+        return sorted(({name: getattr(row, name) for name in names} for row in rows), key=str)
+
+    here, shared = await both.here.attempts("r"), await both.shared.attempts("r")
+    assert len(here) == 12
+    assert plain(here) == plain(shared)
+    assert {row.state for row in here} == {"POSTED", "VOIDED", "HELD"}
+    assert await both.here.attempts("another") == await both.shared.attempts("another") == []
+    for budget_id in ("b", "", "no-such"):
+        mine, theirs = await both.here.open_holds(budget_id), await both.shared.open_holds(budget_id)
+        assert len(mine) == len(theirs) == (0 if budget_id == "no-such" else 1)
+        assert not mine or plain(mine) == plain(theirs)
+
+
+async def test_a_correction_is_told_with_its_attempt(both: Both) -> None:
+    await both.nodes.living[0].correct(both.held[0][0], -200, "the provider's invoice")
+    (found,) = [row for row in await both.shared.attempts("r") if row.hold_id == both.held[0][0]]
+    assert found.corrected_pico == -200
