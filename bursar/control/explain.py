@@ -18,7 +18,8 @@ from bursar.core.directory import BudgetDef, Owner, Team, VirtualKey
 from bursar.core.errors import Refusal
 from bursar.core.holders import AttemptRow, Holder, Holding, gather
 from bursar.core.ledger_records import Balance
-from bursar.core.lifts import Known, Lift, lifts_of
+from bursar.core.lift_words import Lift
+from bursar.core.lifts import Known, lifts_of
 from bursar.core.units import format_duration
 
 _PATIENCE_S = 1.5  # a gateway ships what it decided once a second

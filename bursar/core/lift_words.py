@@ -1,4 +1,4 @@
-"""Ways out of refusals that are the same whenever a word is said. `bursar.core.lifts` has those that depend on numbers."""
+"""Ways out that are the same whenever a word is said; `bursar.core.lifts` has those that depend on numbers."""
 
 from shlex import join
 from typing import Literal
@@ -38,9 +38,7 @@ def by_role(right: Right, says: str, *command: str) -> Lift:
     return Lift(who="role", says=says, command=join(("bursar", *command)), roles=roles)
 
 
-ELSEWHERE = Lift(
-    who="nobody", says="This word answers acts of administration, not calls: its own answer says what to do"
-)
+ELSEWHERE = Lift(who="nobody", says="There is no rule to lift: the answer that carried this word says what to do")
 _BODY = "Nobody needs to lift it: the request itself has to be mended, see the message that came with it"
 _UPSTREAM = "Nobody needs to lift it: retry, or see how the provider is. What the attempt may have cost is booked"
 _OF_SECRETS = (

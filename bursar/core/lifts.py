@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
+from bursar.core.compiling import PROFILES
 from bursar.core.decisions import Decision, RuleAsked, number
 from bursar.core.directory import BudgetDef, LimitDef, Policy, Team, VirtualKey
 from bursar.core.ledger_budget import TOKEN_BUDGET
 from bursar.core.lift_words import ELSEWHERE, PLAIN, Lift, by_role
-from bursar.core.plans import PROFILES, matches
+from bursar.core.plans import matches
 from bursar.core.roles import RIGHTS
 from bursar.core.units import PICO_PER_USD, format_duration, pico_to_usd
 
@@ -229,7 +230,8 @@ def _limit_text(limit: LimitDef) -> str:
     scope = "" if limit.scope == "key" else f"{limit.scope}:"
     span = "" if limit.unit == "concurrency" else f"/{format_duration(limit.per_seconds)}"
     burst = "" if limit.burst is None else f",burst={limit.burst}"
-    return f"{scope}{limit.unit}={limit.amount}{span}{burst}"
+    mode = "" if limit.mode is None else f",mode={limit.mode}"
+    return f"{scope}{limit.unit}={limit.amount}{span}{burst}{mode}"
 
 
 # ---- money
@@ -261,11 +263,10 @@ def _budget(known: Known) -> Iterator[Lift]:
         "administer", "Raise the limit so that this call fits", "budgets", "raise", budget.id, _dollars(needed)
     )
     if budget.hard and word != "held_by_requests_in_flight":
-        yield from _set(
-            known,
-            "Or let answers be cut to what is left",
-            lambda policy: "" if policy.shrink_to_budget else "shrink_to_budget=yes",
-        )
+        for group, name, policy in _levels(known)[-1:]:  # the key's word counts, else the team's
+            if not policy.shrink_to_budget:
+                cut = ("update", name, "--set", "shrink_to_budget=yes")
+                yield by_role("administer", "Or let answers be cut to what is left", group, *cut)
 
 
 def _dollars(pico: int) -> str:

@@ -107,7 +107,7 @@ class StandView(Shape, frozen=True, kw_only=True):
 class DecisionLine(Shape, frozen=True, kw_only=True):
     """What was decided about one request."""
 
-    request: str
+    id: str  # of the request
     at: str
     node: str
     outcome: str
@@ -140,7 +140,7 @@ class DecisionLine(Shape, frozen=True, kw_only=True):
 class ExplanationView(Shape, frozen=True, kw_only=True):
     """`recorded` False: no record is kept of it, and the ledger alone tells."""
 
-    request: str
+    id: str  # of the request
     recorded: bool
     told: str
     decision: DecisionLine | None
@@ -205,7 +205,7 @@ def rule_view(rule: RuleAsked) -> RuleView:
 def decision_line(decision: Decision) -> DecisionLine:
     call, binding = decision.call, decision.binding
     return DecisionLine(
-        request=decision.request_id,
+        id=decision.request_id,
         at=instant(decision.at_ns),
         node=decision.node,
         outcome=decision.outcome,
@@ -304,7 +304,11 @@ def told(explanation: Explanation) -> str:
     if decision is None:
         return _told_by_ledger(explanation.attempts[-1])
     binding = decision.binding
-    by = "" if binding is None else f" by {binding.control} {binding.rule}"
+    by = ""
+    if binding is not None:
+        by = {"limits": f" by the limit {binding.rule}", "budgets": f" by the budget {binding.rule}"}.get(
+            binding.control, f" by the rule on {binding.control.replace('_', ' ')}"
+        )
     if decision.outcome == "refused":
         return f"refused{by}: {decision.message or decision.word}"
     if decision.outcome == "failed":
@@ -340,7 +344,7 @@ async def explain_request(call: AdminCall) -> object:
     key, team, (owner, owner_name, contacts) = found.key, found.team, _owner(found.owner)
     names = found.decision or found.attempts[0]
     return ExplanationView(
-        request=found.request_id,
+        id=found.request_id,
         recorded=found.decision is not None,
         told=told(found),
         decision=None if found.decision is None else decision_line(found.decision),

@@ -78,7 +78,7 @@ def _list(terminal: Terminal, query: dict[str, Any]) -> None:
         terminal.api.call("GET", "/decisions", query=query)["items"],
         columns,
         lambda it: (
-            it["request"],
+            it["id"],
             it["at"].replace("T", " ")[:19],
             it["outcome"],
             it["word"],
@@ -98,7 +98,9 @@ def _pages(found: dict[str, Any], width: int) -> Iterator[RenderableType]:
     yield Padding(card(_facts(found, decision)), (1, 0, 0, 2))
     if decision is not None and decision["rules"]:
         yield _title("asked, in this order")
-        yield _indented(_rules(decision["rules"], width - 2))
+        own = {f"key/{found['key']}": "this key", f"team/{found['team']}": "its team"}
+        own[f"owner/{found['owner']}"] = "its owner"
+        yield _indented(_rules(decision["rules"], own, width - 2))
     if found["attempts"]:
         yield _title("in the ledger")
         yield _indented(_attempts(found["attempts"], width - 2))
@@ -123,7 +125,7 @@ def _indented(part: RenderableType) -> Padding:
 
 
 def _facts(found: dict[str, Any], decision: dict[str, Any] | None) -> dict[str, str]:
-    facts = {"request": found["request"]}
+    facts = {"request": found["id"]}
     if decision is not None:
         facts |= {
             "at": f"{day_of(decision['at'])} UTC" + (f", node {decision['node']}" if decision["node"] else ""),
@@ -155,7 +157,7 @@ def _named(id_: str, name: str) -> str:
     return f"{id_} ({name})" if name and name != id_ else id_
 
 
-def _rules(rules: list[dict[str, Any]], width: int) -> RenderableType:
+def _rules(rules: list[dict[str, Any]], own: dict[str, str], width: int) -> RenderableType:
     columns = (
         Column("rule", keep=True),
         Column("of", spare=2),
@@ -166,18 +168,19 @@ def _rules(rules: list[dict[str, Any]], width: int) -> RenderableType:
         Column("asked", right=True),
         Column("room at (UTC)", keep=True, spare=1),
     )
-    return table(columns, [_rule_row(rule) for rule in rules], "", width)
+    return table(columns, [_rule_row(rule, own) for rule in rules], "", width)
 
 
-def _rule_row(rule: dict[str, Any]) -> tuple[str, ...]:
+def _rule_row(rule: dict[str, Any], own: dict[str, str]) -> tuple[str, ...]:
+    of = own.get(rule["subject"], rule["subject"])
     name = rule["rule"] if rule["control"] in ("limits", "budgets") else rule["control"]
     mark = _MARKS[rule["verdict"]]
     if rule["mode"] == "shadow":
         mark = {"refuses": "◌ would refuse", "clamps": "◌ would clamp", "allows": "◌"}[rule["verdict"]]
     numbers = [_number(rule, field) for field in ("limit", "used", "left", "asked")]
     if not rule["unit"] and rule["says"]:
-        return (f"{name}: {rule['says']}", rule["subject"], mark, "", "", "", "", "")
-    return (name, rule["subject"], mark, *numbers, (rule["resets_at"] or "").replace("T", " ")[:19])
+        return (f"{name}: {rule['says']}", of, mark, "", "", "", "", "")
+    return (name, of, mark, *numbers, (rule["resets_at"] or "").replace("T", " ")[:19])
 
 
 def _number(rule: dict[str, Any], field: str) -> str:

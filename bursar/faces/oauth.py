@@ -51,10 +51,11 @@ class OAuth:
                 return _json(200, self._metadata())
             return await self._posted(path, _form(headers, body), headers, address)
         except Refusal as refusal:
-            return _error(refusal)
+            return _error(refusal, headers)
         except Exception:  # noqa: BLE001 - the gateway waits for an answer, whatever it is
             _log.exception("a fault of our own at %s", path)
-            return _error(Refusal("internal_error", "Something failed inside Bursar", "Its log has the details"))
+            fault = Refusal("internal_error", "Something failed inside Bursar", "Its log has the details")
+            return _error(fault, headers)
 
     async def _posted(self, path: str, form: "_Form", headers: Mapping[str, str], address: str) -> Answer:
         if path == "/oauth/token":
@@ -186,14 +187,19 @@ def _unauthorized(why: str) -> Answer:
     return 401, fields, msgspec.json.encode(body)
 
 
-def _error(refusal: Refusal) -> Answer:
-    """RFC 6749 §5.2; for a subject token that does not do, `invalid_request` (RFC 8693 §2.2.2)."""
+def _error(refusal: Refusal, headers: Mapping[str, str]) -> Answer:
+    """RFC 6749 §5.2; for a subject token that does not do, `invalid_request` (RFC 8693 §2.2.2).
+
+    The gateway has put the request's id into `headers`.
+    """
     status = refusal.rule.status
     code = _CODES.get(refusal.word, "invalid_request")
     if status >= 500:
         code = "server_error" if status == 500 else "temporarily_unavailable"
     text = f"{refusal.message}. {refusal.hint}" if refusal.hint else refusal.message
     body = {"error": code, "error_description": _plain(text), "bursar": {"word": refusal.word}}
+    if request_id := headers.get("x-bursar-request-id"):
+        body["bursar"] = {"word": refusal.word, "request_id": request_id}
     fields = [*_fields("application/json"), ("x-bursar-word", refusal.word)]
     if refusal.retry_after is not None:
         fields.append(("retry-after", str(max(1, round(refusal.retry_after)))))

@@ -16,12 +16,36 @@ from bursar.core.calls import DialectName
 from bursar.core.errors import Refusal
 from bursar.core.limits import Bound
 
+_EXPLAINED = frozenset(
+    {
+        "key_disabled",
+        "key_expired",
+        "network_not_allowed",
+        "user_required",
+        "model_not_allowed",
+        "purpose_not_allowed",
+        "max_tokens_exceeded",
+        "prompt_too_large",
+        "unpriced_model",
+        "unbounded_request",
+        "rate_limited",
+        "concurrency_limited",
+        "budget_exhausted",
+        "held_by_requests_in_flight",
+        "can_never_fit",
+        "no_provider_key",
+    }
+)
+"""Words behind which there are rules with numbers, and somebody who can lift them."""
+
 LimitView = tuple[str, tuple[Bound, int, float]]  # unit; its tightest rate, units left, seconds until it is full again
 
 
 def refusal_body(refusal: Refusal, dialect: DialectName, request_id: str) -> bytes:
     """The error body the dialect's SDKs parse, with the stable word in `code` and the numbers in `bursar`."""
     text = f"{refusal.message}. {refusal.hint}" if refusal.hint else refusal.message
+    if request_id and refusal.word in _EXPLAINED:
+        text = f"{text.rstrip('.')}. Why: bursar explain {request_id}"
     detail = {"word": refusal.word, "request_id": request_id, "facts": refusal.facts}
     body: dict[str, object]
     if dialect == "anthropic":

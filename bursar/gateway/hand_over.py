@@ -1,6 +1,7 @@
 """Requests at the data port that control answers: the token endpoints. Bounded in size and number; never metered."""
 
-from bursar.core.errors import Refusal
+from bursar.core.errors import RULES, Refusal
+from bursar.gateway.answer import id_fields
 from bursar.gateway.authenticate import caller_of
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Handed, Node
@@ -26,7 +27,8 @@ async def hand_over(node: Node, flight: Flight) -> None:
             method=exchange.method,
             path=exchange.path,
             query=exchange.query,
-            headers={name: exchange.headers[name] for name in _HEADERS if name in exchange.headers},
+            headers={name: exchange.headers[name] for name in _HEADERS if name in exchange.headers}
+            | {"x-bursar-request-id": flight.request_id},
             body=await exchange.body(),
             peer=caller_of(node, exchange),
         )
@@ -34,4 +36,7 @@ async def hand_over(node: Node, flight: Flight) -> None:
     finally:
         node.handed -= 1
     flight.status = status
-    exchange.respond(status, fields, body)
+    word = dict(fields).get("x-bursar-word")
+    if word is not None:
+        flight.word, flight.refusal = word, Refusal(word, RULES[word].title)
+    exchange.respond(status, [*fields, *id_fields(flight.dialect, flight.request_id)], body)

@@ -31,7 +31,7 @@ async def test_control_sees_what_it_needs_and_nothing_else(make_stand: MakeStand
     await stand.pipeline.serve(exchange)
     (handed,) = seen
     assert (handed.path, handed.body, handed.peer) == ("/oauth/token", b"a=b", "127.0.0.1")
-    assert set(handed.headers) == {"content-type", "authorization"}
+    assert set(handed.headers) == {"content-type", "authorization", "x-bursar-request-id"}
     assert (exchange.status, exchange.header("x-answer"), exchange.sent) == (418, "1", b"body")
     assert "Bearer" not in repr(handed)
     stand.at_rest()

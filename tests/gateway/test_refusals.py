@@ -12,6 +12,7 @@ import bursar
 from bursar.core.calls import Call
 from bursar.core.directory import LimitDef, Policy
 from bursar.core.errors import RULES, Refusal
+from bursar.gateway import answer
 from bursar.gateway.answer import go_duration, refusal_headers
 from tests.gateway.answers import (
     DONE,
@@ -63,7 +64,8 @@ async def test_a_word_is_told_as_the_table_says(make_stand: MakeStand, word: str
     assert request_id is not None
     assert request_id.startswith("req_b00t")
     assert body["bursar"] == {"word": word, "request_id": request_id, "facts": facts}
-    said = {"message": "What happened. What to do", "code": word}
+    why = f". Why: bursar explain {request_id}" if word in answer._EXPLAINED else ""
+    said = {"message": f"What happened. What to do{why}", "code": word}
     if path == MESSAGES:
         assert body["type"] == "error"
         assert body["error"] == said | {"type": rule.anthropic_type}
