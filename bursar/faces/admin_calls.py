@@ -11,8 +11,8 @@ from bursar.control.admin_sessions import Sessions
 from bursar.control.admins import Admins
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.budgets import Budgets, BudgetTerms
-from bursar.control.deployments import Deployments
 from bursar.control.decisions import Decisions
+from bursar.control.deployments import Deployments
 from bursar.control.directory import Directory
 from bursar.control.explain import Explainer
 from bursar.control.federation import Federation

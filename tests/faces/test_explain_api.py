@@ -149,7 +149,7 @@ def test_an_unknown_id_is_told_with_what_was_dropped(stand: Stand, cli: Cli) -> 
     stand.run(stand.decisions_db.keep("node-7", lost, []))
     said = cli("explain", "req_nowhere", code=REFUSED).stderr
     assert "unknown_id" in said
-    assert "records are kept for 7d; 41 decisions of that time were counted and not recorded" in said
+    assert "records are kept for 30d; 41 decisions of that time were counted and not recorded" in said
 
 
 def test_the_newest_are_listed_by_whom_they_concern(stand: Stand, cli: Cli) -> None:
