@@ -149,3 +149,40 @@ def _counts(binding: RuleAsked, decision: Decision, hold: Holder) -> bool:
     if scope == "model":
         return hold.model == decision.model and hold.team_id == decision.team_id
     return True
+
+
+def told(explanation: Explanation) -> str:
+    """What happened, in one line."""
+    decision = explanation.decision
+    if decision is None:
+        return _told_by_ledger(explanation.attempts[-1])
+    binding = decision.binding
+    by = ""
+    if binding is not None:
+        by = {"limits": f" by the limit {binding.rule}", "budgets": f" by the budget {binding.rule}"}.get(
+            binding.control, f" by the rule on {binding.control.replace('_', ' ')}"
+        )
+    if decision.outcome == "refused":
+        return f"refused{by}: {decision.message or decision.word}"
+    if decision.outcome == "failed":
+        return f"failed upstream: {decision.message or decision.word}"
+    if decision.outcome == "cut":
+        return f"the stream was ended at its allowance of {decision.output_cap} output tokens a choice"
+    if decision.outcome == "gone":
+        return "the caller left before the end; what was used until then is booked"
+    clamped = any(rule.verdict == "clamps" and rule.mode == "enforce" for rule in decision.rules)
+    shadow = len(decision.shadowed)
+    more = f", its output capped at {decision.output_cap} tokens" if clamped else ""
+    return f"allowed{more}" + (f"; {shadow} rules in shadow would have said otherwise" if shadow else "")
+
+
+def _told_by_ledger(last: AttemptRow) -> str:
+    if last.state == "HELD":
+        return "allowed, and in flight: its hold is open"
+    if last.outcome == "unreconciled":
+        return "allowed, and its end is not known: the node died meanwhile, and its whole hold is booked (unreconciled)"
+    if last.state == "VOIDED":
+        return f"its hold was given back, nothing was sent or billed ({last.outcome})"
+    if last.outcome in ("cut", "client_gone", "upstream_broken", "filtered"):
+        return f"allowed, and ended early ({last.outcome})"
+    return "allowed"

@@ -1,11 +1,19 @@
 """Ways out that are the same whenever a word is said; `bursar.core.lifts` has those that depend on numbers."""
 
-from shlex import join
+import re
 from typing import Literal
 
 import msgspec
 
 from bursar.core.roles import RIGHTS, Right
+
+_PLAIN_WORD = re.compile(r"[\w@%+=:,./-]+\Z", re.ASCII)
+
+
+def line(*words: str) -> str:
+    """A command as a shell reads it back."""
+    return " ".join(word if _PLAIN_WORD.match(word) else "'" + word.replace("'", "'\"'\"'") + "'" for word in words)
+
 
 Who = Literal["caller", "time", "role", "machine", "nobody"]
 """The caller changes his request · it passes by itself · a person with a right · whoever runs the machine · there is
@@ -35,7 +43,7 @@ def _machine(says: str, command: str = "bursar status") -> tuple[Lift, ...]:
 
 def by_role(right: Right, says: str, *command: str) -> Lift:
     roles = tuple(role for role, rights in RIGHTS.items() if right in rights)
-    return Lift(who="role", says=says, command=join(("bursar", *command)), roles=roles)
+    return Lift(who="role", says=says, command=line("bursar", *command), roles=roles)
 
 
 ELSEWHERE = Lift(who="nobody", says="There is no rule to lift: the answer that carried this word says what to do")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from bursar.control.explain import Explanation
+from bursar.control.explain import told
 from bursar.core.decisions import Decision, RuleAsked, Wanted, number
 from bursar.core.directory import Owner
 from bursar.core.holders import AttemptRow, Holding
@@ -296,43 +296,6 @@ def _holding(holding: Holding, call: AdminCall) -> HoldingView:
             for holder in holding.oldest
         ),
     )
-
-
-def told(explanation: Explanation) -> str:
-    """What happened, in one line."""
-    decision = explanation.decision
-    if decision is None:
-        return _told_by_ledger(explanation.attempts[-1])
-    binding = decision.binding
-    by = ""
-    if binding is not None:
-        by = {"limits": f" by the limit {binding.rule}", "budgets": f" by the budget {binding.rule}"}.get(
-            binding.control, f" by the rule on {binding.control.replace('_', ' ')}"
-        )
-    if decision.outcome == "refused":
-        return f"refused{by}: {decision.message or decision.word}"
-    if decision.outcome == "failed":
-        return f"failed upstream: {decision.message or decision.word}"
-    if decision.outcome == "cut":
-        return f"the stream was ended at its allowance of {decision.output_cap} output tokens a choice"
-    if decision.outcome == "gone":
-        return "the caller left before the end; what was used until then is booked"
-    clamped = any(rule.verdict == "clamps" and rule.mode == "enforce" for rule in decision.rules)
-    shadow = len(decision.shadowed)
-    more = f", its output capped at {decision.output_cap} tokens" if clamped else ""
-    return f"allowed{more}" + (f"; {shadow} rules in shadow would have said otherwise" if shadow else "")
-
-
-def _told_by_ledger(last: AttemptRow) -> str:
-    if last.state == "HELD":
-        return "allowed, and in flight: its hold is open"
-    if last.outcome == "unreconciled":
-        return "allowed, and its end is not known: the node died meanwhile, and its whole hold is booked (unreconciled)"
-    if last.state == "VOIDED":
-        return f"its hold was given back, nothing was sent or billed ({last.outcome})"
-    if last.outcome in ("cut", "client_gone", "upstream_broken", "filtered"):
-        return f"allowed, and ended early ({last.outcome})"
-    return "allowed"
 
 
 def _owner(owner: Owner | None) -> tuple[str, str, tuple[str, ...]]:
