@@ -35,6 +35,7 @@ from bursar.control.first_start import (
     make_emulator_keys,
     seal_environment,
 )
+from bursar.control.ledger_news import tell_for_ever
 from bursar.control.refresh import follow_stores, tend_stores
 from bursar.control.release import Releases
 from bursar.control.restored import RestoredNode
@@ -120,6 +121,8 @@ class Control:
         ]
         works.append(self._cases.decisions.prune_for_ever())
         works.append(self._trail.retention.every_day())
+        if self._stores.news is not None:
+            works.append(tell_for_ever(self._stores.news, self._trail.log))
         if self._stores.follow is None:
             works.append(self._spend_notes.for_ever())  # what a journal restored from a backup is held against
         else:

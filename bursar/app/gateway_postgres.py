@@ -31,9 +31,13 @@ class Shared:
 
 
 def open_shared(spec: NodeSpec, clock: Clock, on_event: OnEvent) -> Shared:
-    """Raises Refusal when the settings of the store cannot be used."""
+    """Raises Refusal when the settings of the store cannot be used.
+
+    What owners are told goes by the database (`bursar.control.ledger_news`), not by this process, which may die.
+    """
+    del on_event
     store = Postgres(address_of(spec, os.environ, "gateway"))
-    money = PostgresMoney(store, spec.node, folder=Path(spec.data) / "journal", on_event=on_event)
+    money = PostgresMoney(store, spec.node, folder=Path(spec.data) / "journal")
     made_ids = PostgresMadeIds(store, clock, most_of_team=spec.config.ids.most_of_team)
     return Shared(store, money, made_ids)
 

@@ -49,6 +49,7 @@ _BEGIN = "INSERT INTO bursar.store_moving (one, source) VALUES (1, $1)"
 _STATE = "SELECT source, done_at FROM bursar.store_moving"
 _DONE = "UPDATE bursar.store_moving SET done_at = now()"
 _ALIVE = "SELECT string_agg(name, ', ' ORDER BY name) FROM bursar.fleet_node WHERE seen_at + lease > now()"
+_UNTOLD = "SELECT count(*) FROM bursar.ledger_event"
 _RECORDS = "SELECT EXISTS (SELECT FROM bursar.audit_record)"
 _LEDGER = "SELECT EXISTS (SELECT FROM bursar.ledger) AND NOT EXISTS (SELECT FROM bursar.ledger_moving)"
 _OWN = ("audit-people.db", "audit-checkpoints.jsonl", "audit.jsonl", "wrapping.key", "explain.db")
@@ -143,6 +144,8 @@ class Move:
             if state is not None and state["done_at"] is None:
                 raise CannotMove("a store is half way into that database: finish that first")
             await self._check_at_rest(db)
+            if untold := await db.fetchval(self._store.sql(_UNTOLD)):
+                raise CannotMove(f"{untold} events are not yet in the audit: start a node on it once more")
             self._check_folder()
             source = await self._said_there(db)
             blobs = await self._sealed_there(db)

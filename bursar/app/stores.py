@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from bursar.app.spec import NodeSpec
 from bursar.app.vault import Vault
@@ -13,6 +13,7 @@ from bursar.control.directory import Directory, DirectoryStore
 from bursar.control.explain import RequestLedger
 from bursar.control.fleet import Fleet
 from bursar.control.key_map import Uses
+from bursar.control.ledger_news import Outbox
 from bursar.control.usage import LedgerReader
 from bursar.core.directory import Snapshot
 from bursar.core.errors import Refusal
@@ -47,6 +48,7 @@ class Stores:
     present: Snapshot  # of the directory
     ledger: Ledger
     decisions: DecisionStore
+    news: Outbox[Any] | None  # what owners are to be told, where gateways do not tell it themselves
     fleet: Fleet
     follow: Follow | None  # None: nobody else changes anything
     close: Callable[[], Awaitable[None]]

@@ -43,6 +43,7 @@ async def open_embedded(spec: NodeSpec, env: MutableMapping[str, str], clock: Cl
         present=directory.load(),
         ledger=ledger,
         decisions=decisions,
+        news=None,
         fleet=OneNode(),
         follow=None,
         close=close,

@@ -25,6 +25,7 @@ from bursar.stores.fleet_postgres import FleetPostgres, Identity
 from bursar.stores.ledger_postgres import LedgerPostgres
 from bursar.stores.postgres import Postgres, named_faults
 from bursar.stores.postgres_listen import Listener
+from bursar.stores.postgres_money_outbox import Outbox
 from bursar.stores.postgres_schema import PARTS, migrate
 
 
@@ -61,6 +62,7 @@ async def _open(
         present=await rows.snapshot(),
         ledger=LedgerPostgres(store),
         decisions=DecisionsPostgres(store),
+        news=Outbox(store, spec.node),
         fleet=fleet,
         follow=_follow(store, clock),
         close=store.close,

@@ -7,6 +7,7 @@ answer confirms them: they are idempotent by the hold's id. A hold is durable wh
     postgres_money_act      what one act says and what it is answered
     postgres_money_runner   gathers, sends, closes money when the store is slow or away
     postgres_money_budgets  definitions, windows, corrections: decided by core.ledger under a lock
+    postgres_money_outbox   what owners are told, kept with the act until it is on record
     postgres_money_nodes    sessions and leases; who books what a dead node left open
 """
 
@@ -208,9 +209,11 @@ class PostgresMoney:
     # ---- what owners are told
 
     async def _tell(self, answer: Answer) -> None:
+        """To whoever wants to hear it at once. That nothing is lost is the outbox's (`postgres_money_outbox`)."""
+        if self._on_event is None:
+            return
         for event in await events_of(answer.events, answer.t_ns, self._budgets, self._labels):
-            if self._on_event is not None:
-                self._on_event(event)
+            self._on_event(event)
 
     # ---- keeping: the lease, and the dead
 

@@ -209,6 +209,13 @@ class Budgets:
             budget.posted, budget.held, budget.closed = posted, held, bool(closed)
         return ledger.refusal(request)
 
+    async def know_all_of(self, told: Iterable[str]) -> None:
+        """As they are now, all budgets that events of acts name."""
+        facts = [msgspec.json.decode(text) for text in told]
+        numbers = sorted({one["budget"] for one in facts if "budget" in one})
+        async with self._store.connection() as db:
+            self._learn(await _load(self._store, db, _BY_NO, numbers))
+
     def _is_stale(self, no: int, version: int, t_ns: int) -> bool:
         known = self.by_no.get(no)
         if known is None or known.budget.definition.version != version:

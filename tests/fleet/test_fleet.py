@@ -120,6 +120,19 @@ def test_a_budget_shared_by_all_is_never_passed(fleet: Fleet, tenants: Tenants) 
     until(lambda: fleet.books(budget).held == 0)
 
 
+def test_what_owners_are_told_is_in_the_audit_once(fleet: Fleet, tenants: Tenants) -> None:
+    key = tenants.key(budget={"limit_usd": "0.01"})
+    (budget,) = key.budgets
+    fleet.calls_until(fleet.nodes[0], key.text, works, 20)
+    fleet.load(key.text, calls=400, at_once=12)
+    told = f"""SELECT convert_from(payload, 'UTF8')::json -> 'facts' ->> 'percent' FROM bursar.audit_record
+        WHERE action = 'ledger_threshold' AND target LIKE '%{budget}%' ORDER BY 1"""
+    until(lambda: len(fleet.psql(told).split()) >= 2)
+    until(lambda: fleet.psql("SELECT count(*) FROM bursar.ledger_event") == "0")
+    percents = fleet.psql(told).split()
+    assert len(set(percents)) == len(percents), percents
+
+
 def test_the_ledger_is_not_below_the_bill(fleet: Fleet, tenants: Tenants) -> None:
     """To the pico: the emulator reports its usage, and every call has ended."""
     key = tenants.key(budget={"limit_usd": "10.00"})
