@@ -3,12 +3,13 @@
 A Protocol grows only when a stage needs it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from bursar.core.audit import Wanted
 from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.made_ids import MadeId, MadeKind
+from bursar.core.parts import Part, Path
 from bursar.core.provider_keys import SecretEntry
 from bursar.core.secret import Secret
 
@@ -97,6 +98,14 @@ class Dialect(Protocol):
 
     def rename(self, body: bytes, naming: Callable[[str], str]) -> bytes:
         """The body with what `naming` makes of its model's name ("" = it has none). Raises Refusal as `understand`."""
+        ...
+
+    def parts(self, call: Call) -> Iterator[Part]:
+        """The content of the call, piece by piece. Raises Refusal(malformed_request | duplicate_field)."""
+        ...
+
+    def replaced(self, call: Call, texts: Mapping[Path, str]) -> Call:
+        """The call with other texts at these paths, understood anew. Raises KeyError where nothing lies."""
         ...
 
     def rewrite(self, call: Call, edits: Edits) -> bytes:

@@ -3,13 +3,14 @@
 Reference: https://docs.anthropic.com/en/api/messages, https://docs.anthropic.com/en/api/messages-count-tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.errors import Refusal
+from bursar.core.parts import Part, Path
 from bursar.providers.anthropic_content import read_blocks, read_cache_control, read_messages, read_tools, takes_cap
 from bursar.providers.anthropic_stream import AnthropicMeter
 from bursar.providers.anthropic_usage import read_said, to_usage
@@ -42,6 +43,7 @@ from bursar.providers.usage_counts import (
     doubt_beside_output,
     utf8_bytes,
 )
+from bursar.providers.walk import parts_of, with_texts
 
 API_VERSION = "2023-06-01"
 
@@ -130,6 +132,14 @@ class Anthropic:
     def rename(self, body: bytes, naming: Callable[[str], str]) -> bytes:
         """The body with another name for its model."""
         return rename(body, naming)
+
+    def parts(self, call: Call) -> Iterator[Part]:
+        """The content of the call, piece by piece. Raises Refusal(malformed_request | duplicate_field)."""
+        return parts_of(call.route, call.body)
+
+    def replaced(self, call: Call, texts: Mapping[Path, str]) -> Call:
+        """The call with other texts at these paths, understood anew. Raises KeyError where nothing lies."""
+        return self.understand(call.route, with_texts(call.body, texts))
 
     def rewrite(self, call: Call, edits: Edits) -> bytes:
         """The body to send: the original bytes when no edit applies."""

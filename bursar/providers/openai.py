@@ -4,16 +4,18 @@ Each surface is a file: bodies, usage and streams differ, the host, its key and 
 Reference: https://platform.openai.com/docs/api-reference.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from bursar.core.calls import Call, DialectName, Edits, Usage
+from bursar.core.parts import Part, Path
 from bursar.ports import StreamMeter
 from bursar.providers.openai_chat import Chat
 from bursar.providers.openai_completions import Completions
 from bursar.providers.openai_embeddings import Embeddings
 from bursar.providers.rewriting import rename
 from bursar.providers.upstream_facts import UpstreamFacts, fixed_headers, request_headers, response_headers
+from bursar.providers.walk import parts_of, with_texts
 
 
 class Surface(Protocol):
@@ -51,6 +53,14 @@ class OpenAI:
     def rename(self, body: bytes, naming: Callable[[str], str]) -> bytes:
         """The body with another name for its model."""
         return rename(body, naming)
+
+    def parts(self, call: Call) -> Iterator[Part]:
+        """The content of the call, piece by piece. Raises Refusal(malformed_request | duplicate_field)."""
+        return parts_of(call.route, call.body)
+
+    def replaced(self, call: Call, texts: Mapping[Path, str]) -> Call:
+        """The call with other texts at these paths, understood anew. Raises KeyError where nothing lies."""
+        return self.understand(call.route, with_texts(call.body, texts))
 
     def rewrite(self, call: Call, edits: Edits) -> bytes:
         """The body to send: the original bytes when no edit applies."""
