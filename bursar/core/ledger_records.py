@@ -20,6 +20,8 @@ Credential = Literal[
     "", "token", "federation"
 ]  # a virtual key itself, a token for one, a token for an outside identity
 UsageBy = Literal["key", "team", "owner", "user", "provider", "model", "day", "credential"]
+JOINT = "\x1f"
+"""Between the names of a group that is by more than one thing; it sorts before whatever a name holds."""
 EventKind = Literal["overage", "adjusted", "closed", "threshold", "unreconciled"]
 
 MAX_AMOUNT = 2**63 - 1  # $9.2M: more than any one attempt can cost

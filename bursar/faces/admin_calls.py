@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -35,6 +35,7 @@ from bursar.control.trust import TrustRules
 from bursar.control.usage import Usage
 from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.directory import BudgetDef, Owner, PriceOverride, Team, VirtualKey, id_of
+from bursar.core.ledger_records import UsageBy
 from bursar.core.roles import Caller
 from bursar.core.strict import read
 from bursar.core.units import NS_PER_S
@@ -329,12 +330,17 @@ async def usage_report(call: AdminCall) -> object:
     usage = call.services.usage
     until = call.services.directory.now() if query.until is None else query.until
     since = query.since if query.last_s is None else until - query.last_s * NS_PER_S
-    report = await usage.report(query.by, since, until, query.limit + 1, query.after)
+    by = cast(tuple[UsageBy, ...], (query.by, *filter(None, query.then.split(","))))
+    report = await usage.report(by, since, until, query.limit + 1, query.after, query.zone)
     rows = report.rows[: query.limit]
-    lines = [views.usage_line(row, usage.name_of(report.by, row.group)) for row in rows]
+    lines = [views.usage_line(row, usage.names_of(report.by, row.group)) for row in rows]
     more = len(report.rows) > len(rows)
     following = (rows[-1].group or "\0") if more else None  # the group without a name sorts first
-    span = {"since": shapes.instant(report.since_ns), "until": shapes.instant(report.until_ns), "by": report.by}
+    span = {
+        "since": shapes.instant(report.since_ns),
+        "until": shapes.instant(report.until_ns),
+        "by": ",".join(report.by),
+    }
     return {**span, **items(lines, following)}
 
 

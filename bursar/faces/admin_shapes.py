@@ -228,14 +228,18 @@ class OverrideView(Shape, frozen=True, kw_only=True):
 
 class UsageQuery(Page, frozen=True, kw_only=True):
     by: UsageBy = "team"
+    then: str = ""  # further things to group by, comma between: "model,day"
+    zone: str = "UTC"  # whose days they are
     since: Instant | None = None
     last_s: Annotated[int, msgspec.Meta(ge=1)] | None = None  # instead of `since`: so many seconds before `until`
     until: Instant | None = None
 
 
 class UsageLine(Shape, frozen=True, kw_only=True):
-    group: str
+    group: str  # of several things: their names, " / " between
     name: str
+    groups: tuple[str, ...]  # by `by` and `then`, one each
+    names: tuple[str, ...]
     attempts: int
     input_tokens: int
     output_tokens: int

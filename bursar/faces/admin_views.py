@@ -8,7 +8,7 @@ import msgspec
 from bursar.control.prices import PriceLine
 from bursar.control.status import Status
 from bursar.core.directory import BudgetDef, Owner, Policy, PriceOverride, Team, VirtualKey
-from bursar.core.ledger_records import Balance, UsageRow
+from bursar.core.ledger_records import JOINT, Balance, UsageRow
 from bursar.core.tariff import Band
 from bursar.core.units import pico_to_usd
 from bursar.core.windows import FOREVER
@@ -139,10 +139,13 @@ def override_view(override: PriceOverride) -> shapes.OverrideView:
     )
 
 
-def usage_line(row: UsageRow, name: str) -> shapes.UsageLine:
+def usage_line(row: UsageRow, names: tuple[str, ...]) -> shapes.UsageLine:
+    groups = tuple(row.group.split(JOINT))
     return shapes.UsageLine(
-        group=row.group,
-        name=name,
+        group=" / ".join(groups),
+        name=" / ".join(filter(None, names)),
+        groups=groups,
+        names=names,
         attempts=row.attempts,
         input_tokens=row.input_tokens,
         output_tokens=row.output_tokens,

@@ -21,7 +21,7 @@ from bursar.faces.cli_keys import keys_group
 from bursar.faces.cli_login import add_login, sessions_group
 from bursar.faces.cli_map import add_map
 from bursar.faces.cli_models import models_group
-from bursar.faces.cli_money import add_usage, budgets_group
+from bursar.faces.cli_money import budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
 from bursar.faces.cli_scan import add_scan
 from bursar.faces.cli_secrets import secrets_group
@@ -31,6 +31,7 @@ from bursar.faces.cli_tenants import owners_group, teams_group
 from bursar.faces.cli_terminal import Locate, Place, Terminal, Verified, command, tell
 from bursar.faces.cli_token import add_token
 from bursar.faces.cli_trust import tokens_group, trust_group
+from bursar.faces.cli_usage import add_usage
 from bursar.faces.cli_vault import RecoveryDesk, add_vault
 from bursar.faces.tables import card, write
 

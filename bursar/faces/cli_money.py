@@ -1,7 +1,7 @@
-"""`bursar budgets`, `bursar usage`: limits and spend."""
+"""`bursar budgets`: limits, and where they stand."""
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,6 @@ WindowOption = Annotated[
     ),
 ]
 Zone = Annotated[str | None, typer.Option("--zone", help="IANA time zone of the window.", show_default=False)]
-By = Literal["team", "key", "owner", "user", "provider", "model", "day", "credential"]
 
 _SUBJECTS = ("team", "key", "owner", "user", "tag", "model", "provider_key", "node")
 
@@ -192,75 +191,3 @@ def _budget_facts(budget: dict[str, Any], balance: dict[str, Any] | None) -> dic
         facts |= {"window began": balance["window_start"], "window ends": balance["window_end"] or ""}
         facts |= {"state": "closed" if balance["closed"] else "active"}
     return facts
-
-
-# ---- usage
-
-
-def add_usage(app: typer.Typer, locate: Locate) -> None:
-    @command(app, "usage", locate)
-    def usage(
-        terminal: Terminal,
-        *,
-        by: Annotated[By, typer.Option("--by", help="What to sum by.")] = "team",
-        since: Annotated[str, typer.Option("--since", metavar="SPAN|DAY", help="7d, 24h or 2026-11-01.")] = "30d",
-        until: Annotated[str, typer.Option("--until", metavar="DAY", help="Up to now by default.")] = "",
-    ) -> None:
-        """What was used and what it cost."""
-        query = {"by": by, "until": until, **_since(since)}
-        rows = list(terminal.api.every("/usage", query))
-        if by == "credential" and not terminal.as_json:
-            _show_credentials(terminal, rows)
-            return
-        columns = (
-            Column(by),
-            Column("name", spare=1),
-            Column("attempts", right=True),
-            Column("input", right=True),
-            Column("output", right=True),
-            Column("cached", right=True, spare=3),
-            Column("cost", right=True),
-            Column("overage", right=True, spare=2),
-        )
-        terminal.rows(rows, columns, _usage_row, "no call was settled in this span")
-
-
-def _show_credentials(terminal: Terminal, rows: list[dict[str, Any]]) -> None:
-    """Of each team's calls and dollars, the share by static keys, by tokens for them, by outside identities."""
-    calls: dict[str, int] = {}
-    spent: dict[str, Decimal] = {}
-    for row in rows:
-        row["team"], _, row["credential"] = row["group"].rpartition("/")
-        calls[row["team"]] = calls.get(row["team"], 0) + row["attempts"]
-        spent[row["team"]] = spent.get(row["team"], Decimal(0)) + Decimal(row["cost_usd"])
-    columns = (
-        Column("team"),
-        Column("credential"),
-        Column("attempts", right=True),
-        Column("of calls", right=True),
-        Column("cost", right=True),
-        Column("of dollars", right=True),
-    )
-
-    def cells(row: dict[str, Any]) -> tuple[str, ...]:
-        of_calls = _percent(Decimal(row["attempts"]), Decimal(calls[row["team"]]))
-        of_dollars = _percent(Decimal(row["cost_usd"]), spent[row["team"]])
-        numbers = (f"{row['attempts']:,}", of_calls, dollars(row["cost_usd"]), of_dollars)
-        return (row["team"], row["credential"], *numbers)
-
-    terminal.rows(rows, columns, cells, "no call was settled in this span")
-
-
-def _percent(part: Decimal, whole: Decimal) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
-
-
-def _usage_row(row: dict[str, Any]) -> tuple[str, ...]:
-    counts = (f"{row[name]:,}" for name in ("attempts", "input_tokens", "output_tokens", "cached_tokens"))
-    overage = row["overage_usd"]
-    return (row["group"], row["name"], *counts, dollars(row["cost_usd"]), dollars(overage) if Decimal(overage) else "-")
-
-
-def _since(text: str) -> dict[str, object]:
-    """A day or an instant as it is; a span for the node to count back by its own clock."""
-    return {"since": text} if text[:4].isdigit() and "-" in text else {"last_s": seconds(text)}

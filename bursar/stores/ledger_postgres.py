@@ -4,14 +4,14 @@ An attempt counts at the instant at which it was held, with what was corrected o
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from bursar.core.errors import Refusal
 from bursar.core.holders import AttemptRow, Holder
-from bursar.core.ledger_records import Balance, UsageBy, UsageRow
+from bursar.core.ledger_records import JOINT, Balance, UsageBy, UsageRow
 from bursar.stores.postgres import Postgres, named_faults
 from bursar.stores.postgres_money_budgets import load_all
 
@@ -24,8 +24,10 @@ _GROUPS: dict[UsageBy, str] = {
     "user": "l.names ->> 'user'",
     "provider": "l.names ->> 'provider'",
     "model": "l.names ->> 'model'",
-    "day": "to_char(to_timestamp(e.at_ns / 1000000000) AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    "day": "to_char(to_timestamp(e.at_ns / 3600000000000 * 3600) AT TIME ZONE $5, 'YYYY-MM-DD')",
+    "credential": "coalesce(nullif(l.names ->> 'credential', ''), 'key')",
 }
+_BY_TEAM = "l.team_id || '/' || "  # kinds of credentials alone are told for each team
 # Posts, and the corrections of holds that have one. Nothing is settled before it was held: older months are left out.
 _USAGE = """WITH e AS (
         SELECT label, held_ns AS at_ns, 1 AS attempts, (NOT exact)::integer AS inexact, input_tokens, output_tokens,
@@ -63,17 +65,26 @@ class LedgerPostgres:
     def __init__(self, store: Postgres) -> None:
         self._store = store
 
-    async def usage(self, by: UsageBy, since_ns: int, until_ns: int, limit: int, after: str) -> list[UsageRow]:
-        """At most `limit` groups later than `after` in the order of their names.
+    async def usage(
+        self, by: Sequence[UsageBy], since_ns: int, until_ns: int, limit: int, after: str, zone: str = "UTC"
+    ) -> list[UsageRow]:
+        """At most `limit` groups later than `after` in the order of their names, which `JOINT` joins.
 
-        The hours that begin before `until_ns` count, from the one around `since_ns` on.
+        The hours that begin before `until_ns` count, from the one around `since_ns` on. An hour belongs to the day in
+        which it begins in `zone`.
         """
+        groups = [f"({_GROUPS[one]})" for one in by]
+        if list(by) == ["credential"]:
+            groups = [_BY_TEAM + groups[0]]
+        group = f" || chr({ord(JOINT)}) || ".join(groups)
         since, until = since_ns // _HOUR_NS * _HOUR_NS, -(-until_ns // _HOUR_NS) * _HOUR_NS
-        sql = self._store.sql(_USAGE.format(group=_GROUPS[by]))
+        sql = self._store.sql(_USAGE.format(group=group))
         with named_faults("ledger_unreadable", "The ledger was not read"):
             async with self._store.transaction() as db:
                 await db.execute(f"SET LOCAL statement_timeout = {int(_REPORT_S * 1000)}")
-                rows = await db.fetch(sql, since, until, after, limit, timeout=_REPORT_S)
+                rows = await db.fetch(
+                    sql, since, until, after, limit, *([zone] if "day" in by else []), timeout=_REPORT_S
+                )
         return [_row(row) for row in rows]
 
     async def balances(self) -> list[Balance]:

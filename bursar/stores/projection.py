@@ -6,9 +6,11 @@ deleted at any time and is built anew. Not safe across threads: one `catch_up` a
 """
 
 import sqlite3
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec.structs import astuple
@@ -57,7 +59,7 @@ _DELETE_BUCKETS = "DELETE FROM balances WHERE budget_id = ? AND end_ns < ?"
 _UPSERT_HOUR = "INSERT OR REPLACE INTO hourly VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT_HOUR = """SELECT attempts, inexact, input_tokens, output_tokens, cached_tokens, cost, overage FROM hourly
     WHERE hour = ? AND label_id = ?"""
-_SELECT_HOURS = """SELECT {column}, attempts, inexact, input_tokens, output_tokens, cached_tokens, cost, overage
+_SELECT_HOURS = """SELECT {columns}, attempts, inexact, input_tokens, output_tokens, cached_tokens, cost, overage
     FROM hourly JOIN labels ON labels.id = label_id WHERE hour >= ? AND hour < ?"""
 _SELECT_LAST_HOURS = """SELECT secret_id, max(hour) FROM hourly JOIN labels ON labels.id = label_id
     WHERE secret_id != '' GROUP BY secret_id"""
@@ -93,9 +95,9 @@ class Projection:
         """Every budget in use, in its window at `now`, as far as the journal is projected."""
         return self._ledger.balances(now)
 
-    def hours(self, column: str, since: int, until: int) -> list[tuple[object, ...]]:
-        """(column, attempts, inexact, input, output, cached tokens, cost, overage) of hours since <= h < until."""
-        return self._db.execute(_SELECT_HOURS.format(column=column), (since, until)).fetchall()
+    def hours(self, columns: Sequence[str], since: int, until: int) -> Iterator[tuple[Any, ...]]:
+        """(columns, attempts, inexact, input, output, cached tokens, cost, overage) of hours since <= h < until."""
+        return self._db.execute(_SELECT_HOURS.format(columns=", ".join(columns)), (since, until))
 
     def last_hours(self) -> list[tuple[str, int]]:
         """(provider key, last hour in which an attempt under it was posted) of every one that was ever used."""

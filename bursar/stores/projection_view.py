@@ -6,15 +6,16 @@ in Python: amounts may pass the 63 bits of SQLite's integers.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 from bursar.core.errors import Refusal
 from bursar.core.holders import AttemptRow, Holder
-from bursar.core.ledger_records import Balance, UsageBy, UsageRow
+from bursar.core.ledger_records import JOINT, Balance, UsageBy, UsageRow
 from bursar.ports import Clock
 from bursar.stores.journal_segment import JournalDamaged
 from bursar.stores.projection import HOUR_NS, Projection
@@ -30,9 +31,10 @@ _COLUMNS: dict[UsageBy, str] = {
     "user": "user",
     "provider": "provider",
     "model": "model",
-    "day": "hour / 24",
-    "credential": "team_id || '/' || CASE credential WHEN '' THEN 'key' ELSE credential END",
+    "day": "hour",
+    "credential": "CASE credential WHEN '' THEN 'key' ELSE credential END",
 }
+_BY_TEAM = "team_id || '/' || "  # kinds of credentials alone are told for each team
 
 
 class ProjectionFault(Refusal):
@@ -52,15 +54,29 @@ class LedgerView:
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, "ledger")
         self._projection: Projection | None = None
+        self._page_of: tuple[object, ...] | None = None
+        self._pages: list[UsageRow] = []
 
-    async def usage(self, by: UsageBy, since_ns: int, until_ns: int, limit: int, after: str) -> list[UsageRow]:
-        """At most `limit` groups later than `after` in the order of their names.
+    async def usage(
+        self, by: Sequence[UsageBy], since_ns: int, until_ns: int, limit: int, after: str, zone: str = "UTC"
+    ) -> list[UsageRow]:
+        """At most `limit` groups later than `after` in the order of their names, which `JOINT` joins.
 
         Attempts count in the hour in which they were held; the hours that begin before `until_ns` count, from the one
-        around `since_ns` on.
+        around `since_ns` on. An hour belongs to the day in which it begins in `zone`.
         """
-        rows = await self._run(lambda it: it.hours(_COLUMNS[by], since_ns // HOUR_NS, -(-until_ns // HOUR_NS)))
-        return _grouped(rows, by, limit, after)
+        columns = [_COLUMNS[one] for one in by]
+        if list(by) == ["credential"]:
+            columns = [_BY_TEAM + columns[0]]
+        since, until = since_ns // HOUR_NS, -(-until_ns // HOUR_NS)
+        asked = (tuple(by), since, until, zone)
+        if not after or self._page_of != asked:  # further pages are of the sums of the first
+            self._pages = await self._run(lambda it: _grouped(it.hours(columns, since, until), by, zone))
+            self._page_of = asked
+        rows = [row for row in self._pages if row.group > after or (not after and not row.group)]
+        if len(rows) <= limit:
+            self._pages, self._page_of = [], None
+        return rows[:limit]
 
     async def balances(self) -> list[Balance]:
         """Every living budget in its current window, as far as the projection has come."""
@@ -129,28 +145,42 @@ def _next_batch(projection: Projection) -> bool:
     return projection.behind
 
 
-def _grouped(rows: list[tuple[object, ...]], by: UsageBy, limit: int, after: str) -> list[UsageRow]:
-    sums: dict[object, list[int]] = {}
-    for group, *numbers in rows:
+def _grouped(rows: Iterable[tuple[Any, ...]], by: Sequence[UsageBy], zone: str) -> list[UsageRow]:
+    """Sums by group, in the order of their names. Of many rows: a year's ledger is read in a second or two."""
+    width, at, place = len(by), by.index("day") if "day" in by else -1, ZoneInfo(zone)
+    days: dict[int, str] = {}
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    for row in rows:
+        group = row[:width]
+        if at >= 0:
+            hour = row[at]
+            day = days.get(hour) or days.setdefault(hour, f"{datetime.fromtimestamp(hour * 3_600, place):%Y-%m-%d}")
+            group = (*row[:at], day, *row[at + 1 : width])
         known = sums.get(group)
-        values = [int(str(number)) for number in numbers]
-        sums[group] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
-    named = sorted((_day(group) if by == "day" else str(group), values) for group, values in sums.items())
-    return [
-        UsageRow(
-            group=name,
-            attempts=attempts,
-            inexact=inexact,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cached_tokens=cached,
-            cost_pico=cost,
-            overage_pico=overage,
-        )
-        for name, (attempts, inexact, input_tokens, output_tokens, cached, cost, overage) in named
-        if name > after or (not after and not name)
-    ][:limit]
+        attempts, inexact, inputs, outputs, cached, cost, overage = row[width:]
+        if known is None:
+            sums[group] = [attempts, inexact, inputs, outputs, cached, int(cost), int(overage)]
+            continue
+        known[0] += attempts
+        known[1] += inexact
+        known[2] += inputs
+        known[3] += outputs
+        known[4] += cached
+        known[5] += int(cost)
+        known[6] += 0 if overage == "0" else int(overage)
+    named = {JOINT.join(map(str, group)): values for group, values in sums.items()}
+    return [_row(name, named[name]) for name in sorted(named)]
 
 
-def _day(number: object) -> str:
-    return f"{datetime.fromtimestamp(int(str(number)) * 86_400, UTC):%Y-%m-%d}"
+def _row(name: str, values: Sequence[int]) -> UsageRow:
+    attempts, inexact, input_tokens, output_tokens, cached, cost, overage = values
+    return UsageRow(
+        group=name,
+        attempts=attempts,
+        inexact=inexact,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_tokens=cached,
+        cost_pico=cost,
+        overage_pico=overage,
+    )

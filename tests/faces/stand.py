@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,12 +79,14 @@ class WrittenLedger:
         self.rows: list[UsageRow] = []
         self.standing: list[Balance] = []
         self.used: dict[str, int] = {}
-        self.asked: list[tuple[UsageBy, int, int]] = []
+        self.asked: list[tuple[tuple[UsageBy, ...], int, int]] = []
         self.requests: dict[str, list[AttemptRow]] = {}
         self.held: dict[str, list[Holder]] = {}  # by budget, "" = all
 
-    async def usage(self, by: UsageBy, since_ns: int, until_ns: int, limit: int, after: str) -> list[UsageRow]:
-        self.asked.append((by, since_ns, until_ns))
+    async def usage(
+        self, by: Sequence[UsageBy], since_ns: int, until_ns: int, limit: int, after: str, zone: str = "UTC"
+    ) -> list[UsageRow]:
+        self.asked.append((tuple(by), since_ns, until_ns))
         later = [row for row in sorted(self.rows, key=lambda row: row.group) if row.group > after]
         return later[:limit]
 

@@ -38,7 +38,7 @@ async def test_usage_is_summed_by_credential_and_the_caller_kept(tmp_path: Path)
     journal.flush()
     view = LedgerView(tmp_path / "journal", tmp_path / "ledger.db", clock)
     await view.catch_up()
-    found = await view.usage("credential", 0, NOON * 2, 100, "")
+    found = await view.usage(("credential",), 0, NOON * 2, 100, "")
     assert [(row.group, row.attempts, row.cost_pico) for row in found] == [
         ("t/federation", 1, 10),
         ("t/key", 1, 10),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from bursar.stores.projection_view import LedgerView
 from tests.stores.journal_kit import asking, budget, settled
 from tests.stores.postgres_money_kit import Nodes, nodes_on
 
-GROUPS: tuple[UsageBy, ...] = ("key", "team", "owner", "user", "provider", "model", "day")
+GROUPS: tuple[UsageBy, ...] = ("key", "team", "owner", "user", "provider", "model", "day", "credential")
 ALWAYS = (0, 2**62, 100, "")
 
 
@@ -61,26 +62,28 @@ async def both(database: str, tmp_path: Path) -> AsyncIterator[Both]:
     view.close()
 
 
-@pytest.mark.parametrize("by", GROUPS)
-async def test_usage_by_every_group(both: Both, by: UsageBy) -> None:
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/Los_Angeles"])
+async def test_usage_by_every_group_and_pair(both: Both, zone: str) -> None:
     await both.here.catch_up()
-    expected = await both.here.usage(by, *ALWAYS)
-    assert len(expected) > 0
-    assert await both.shared.usage(by, *ALWAYS) == expected
+    singles: list[tuple[UsageBy, ...]] = [(by,) for by in GROUPS]
+    for by in (*singles, *permutations(GROUPS, 2), ("team", "model", "day", "key"), GROUPS):
+        expected = await both.here.usage(by, *ALWAYS, zone)
+        assert len(expected) > 0
+        assert await both.shared.usage(by, *ALWAYS, zone) == expected, by
 
 
 async def test_usage_in_pages_and_spans(both: Both) -> None:
-    whole = await both.shared.usage("model", *ALWAYS)
-    first = await both.shared.usage("model", 0, 2**62, 2, "")
-    assert first + await both.shared.usage("model", 0, 2**62, 100, first[-1].group) == whole
-    assert await both.shared.usage("model", 0, 10**9, 100, "") == []
-    assert await both.shared.usage("model", 2**61, 2**62, 100, "") == []
+    whole = await both.shared.usage(("model",), *ALWAYS)
+    first = await both.shared.usage(("model",), 0, 2**62, 2, "")
+    assert first + await both.shared.usage(("model",), 0, 2**62, 100, first[-1].group) == whole
+    assert await both.shared.usage(("model",), 0, 10**9, 100, "") == []
+    assert await both.shared.usage(("model",), 2**61, 2**62, 100, "") == []
 
 
 async def test_what_is_learned_later_counts_where_it_was_held(both: Both) -> None:
-    before = await both.shared.usage("key", *ALWAYS)
+    before = await both.shared.usage(("key",), *ALWAYS)
     await both.nodes.living[0].correct(both.held[0][0], -200, "the provider's invoice")
-    after = await both.shared.usage("key", *ALWAYS)
+    after = await both.shared.usage(("key",), *ALWAYS)
     assert after[0].cost_pico == before[0].cost_pico - 200
     assert after[0].attempts == before[0].attempts
     assert after[1:] == before[1:]

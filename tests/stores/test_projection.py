@@ -252,15 +252,15 @@ async def test_usage_by_every_group(world):
         world.clock.advance(6 * 3600)
     assert await view.catch_up() > 20
     end = world.clock.wall
-    models = await view.usage("model", NOON, end, 100, "")
+    models = await view.usage(("model",), NOON, end, 100, "")
     assert [(row.group, row.attempts, row.cost_pico) for row in models] == [("m0", 5, 20), ("m1", 5, 25)]
-    (team,) = await view.usage("team", NOON, end, 100, "")
+    (team,) = await view.usage(("team",), NOON, end, 100, "")
     assert (team.input_tokens, team.output_tokens, team.cached_tokens) == (1000, 200, 500)
-    days = await view.usage("day", NOON, end, 100, "")
+    days = await view.usage(("day",), NOON, end, 100, "")
     assert [row.group for row in days] == ["2026-11-23", "2026-11-24", "2026-11-25"]
     assert sum(row.cost_pico for row in days) == 45
-    assert [row.group for row in await view.usage("key", NOON, end, 1, "k0")] == ["k1"]
-    assert await view.usage("user", end, end + HOUR, 10, "") == []
+    assert [row.group for row in await view.usage(("key",), NOON, end, 1, "k0")] == ["k1"]
+    assert await view.usage(("user",), end, end + HOUR, 10, "") == []
     assert await view.balances() == world.journal.balances()
     view.close()
 
@@ -271,7 +271,7 @@ async def test_it_follows_and_tells_a_fault_once(world):
     task = asyncio.create_task(view.follow(faults.append))
     world.call()
     async with asyncio.timeout(5):
-        while not await view.usage("team", NOON, NOON + HOUR, 10, ""):  # noqa: ASYNC110 - a thread brings it about
+        while not await view.usage(("team",), NOON, NOON + HOUR, 10, ""):  # noqa: ASYNC110 - a thread brings it about
             await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
