@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from bursar.core.audit import Wanted
+from bursar.core.breaker import Circuit, Outcome
 from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.made_ids import MadeId, MadeKind
 from bursar.core.parts import Part, Path
@@ -213,6 +214,38 @@ class MadeIds(Protocol):
 
     async def forget(self, team: str, kind: MadeKind, made_id: str) -> None:
         """It is gone at the provider. One that is not known is no fault."""
+        ...
+
+
+# ---- health of upstreams ---------------------------------------------------------------------------------------------
+
+
+class Board(Protocol):
+    """What is known of upstreams that have failed. Decisions are those of bursar.core.breaker.
+
+    Looking is free: `known` is empty while nothing has failed. It may be a copy that is a second old.
+    """
+
+    @property
+    def known(self) -> Mapping[str, Circuit]:
+        """By subject. Its instants are those of `now`."""
+        ...
+
+    @property
+    def shared(self) -> bool:
+        """Whether other nodes see the same board right now."""
+        ...
+
+    def now(self) -> int:
+        """Milliseconds that go on like a clock's, of no particular begin."""
+        ...
+
+    async def may_try(self, subject: str) -> bool:
+        """Ask for the one try of a half-open circuit; who gets it reports with `tried`."""
+        ...
+
+    def report(self, subject: str, outcome: Outcome, *, tried: bool = False, wait_ms: int | None = None) -> None:
+        """Sent on its way: nobody waits for it."""
         ...
 
 

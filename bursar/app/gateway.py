@@ -15,6 +15,7 @@ from msgspec import structs
 
 from bursar.app import collector
 from bursar.app.backing import OpenBacking, open_embedded
+from bursar.app.board import BoardDesk
 from bursar.app.clock import SystemClock, SystemEntropy
 from bursar.app.descriptors import most_connections
 from bursar.app.learning import Learning
@@ -107,6 +108,8 @@ class Gateway:
         self.node.estimate = self._learning.estimate
         self.node.most_top_keys = settings.metrics.top_keys
         self.node.happenings = self._happen
+        self._board = BoardDesk(settings.breaker, settings.rates, clock, self.node.counters.add, self._happen)
+        self.node.board, self.node.breaker = self._board.doorway, settings.breaker.mode
         self.node.decisions = Decisions(boot, **structs.asdict(settings.explain.record))
         self.node.paused = is_paused(folder)
         if settings.store.kind != "embedded":
@@ -127,6 +130,7 @@ class Gateway:
             raise CannotServe("the certificate of the data port cannot be used; see listen.data.tls")
         link = asyncio.create_task(self._link.run())
         rates = asyncio.create_task(self._rates.run())
+        board = asyncio.create_task(self._board.run())
         vigil = Vigil(on_reload=self._reload_tls)
         sockets = [socket.socket(fileno=fd) for fd in self._spec.data_fds]
         # Without a directory every key would look wrong: callers wait in the kernel's queue for a moment, and are told
@@ -150,6 +154,7 @@ class Gateway:
         await self._ship_the_last()
         link.cancel()
         rates.cancel()
+        board.cancel()
         await self._client.close()
 
     # ---- what control says
@@ -225,6 +230,7 @@ class Gateway:
             bursar_directory_version=node.tenants.version,
             bursar_rates_shared=float(self._rates.shared),
             bursar_rates_nodes=self._rates.live_nodes(),
+            **self._board.gauges(),
         )
         self._link.send(m.Metrics(delta=node.counters.take()))
         for happened in self._happened:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from bursar.config.breaker import Breaker
 from bursar.config.explain import Explain
 from bursar.config.ids import Ids
 from bursar.config.spans import Seconds, Size
@@ -351,6 +352,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     durability: Literal["process", "power"] = "process"
     store: Store = Store()
     rates: Rates = Rates()
+    breaker: Breaker = Breaker()
     wrapper: Wrapper = Wrapper()  # new secrets are sealed under it
     former_wrappers: tuple[Wrapper, ...] = ()  # may still open what was sealed under them
     secrets: Secrets = Secrets()

@@ -38,6 +38,7 @@ Control = Literal[
     "stop",
     "unpriced",
     "guard",
+    "breaker",
     "budgets",
 ]
 Why = Literal["flood", "buffer", "fault", "store"]

@@ -115,6 +115,9 @@ RULES: dict[str, Rule] = {
     "upstream_unreachable": Rule(502, "server_error", "api_error", True, "The provider could not be reached"),
     "upstream_timeout": Rule(504, "server_error", "timeout_error", True, "The provider did not answer in time"),
     "upstream_broken": Rule(502, "server_error", "api_error", False, "The provider's answer broke off"),
+    "upstream_unavailable": Rule(
+        503, "server_error", "api_error", True, "Every provider of the model has failed lately"
+    ),
     "upstream_key_refused": Rule(502, "server_error", "api_error", False, "The provider refused its key"),
     # -- provider keys in the store
     "secret_not_found": Rule(404, _INVALID, "not_found_error", False, "No such provider key"),

@@ -36,6 +36,12 @@ METRICS: dict[str, Metric] = {
     "bursar_first_token_seconds": Metric("histogram", "Time to first streamed event", ("model",), _LATENCY),
     "bursar_overhead_seconds": Metric("histogram", "Bursar's own part before dispatch", (), _OVERHEAD),
     "bursar_upstream_errors_total": Metric("counter", "Failed attempts", ("provider", "kind")),
+    "bursar_breakers_open": Metric(
+        "gauge", "Circuits of upstreams that are open or half-open, as this node sees it", ()
+    ),
+    "bursar_breakers_shared": Metric("gauge", "Whether nodes share what they learn of upstreams", ()),
+    "bursar_breaker_changes_total": Metric("counter", "Circuits that opened or closed", ("kind", "name", "state")),
+    "bursar_breaker_skipped_total": Metric("counter", "Ways that were left out while open", ("provider",)),
     "bursar_in_flight": Metric("gauge", "Calls in flight", ()),
     "bursar_connections": Metric("gauge", "Open client connections", ()),
     "bursar_bytes_in_flight": Metric("gauge", "Request bytes held in memory", ()),

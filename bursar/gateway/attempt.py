@@ -1,11 +1,14 @@
 """Stage 9: walk the candidates. Each dispatched attempt has its own hold, settled right here on every way out."""
 
+from collections.abc import Sequence
+
 from bursar.core.calls import Call
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import ClientGone, Refusal, UpstreamFault
 from bursar.core.policy import Allowed
 from bursar.gateway.flight import Flight
 from bursar.gateway.forward import answer_headers, edits_for, upstream_headers, without_key
+from bursar.gateway.health import BUSY, learn, may_go, nobody_may_go, note_answer, note_fault
 from bursar.gateway.hold import shrink, take_hold
 from bursar.gateway.leaving import Leaving
 from bursar.gateway.node import Node, Option
@@ -17,8 +20,6 @@ from bursar.ports import UpstreamResponse
 _MOST_BODY = 64 * 2**20  # bytes of a whole answer
 _MOST_ERROR_BODY = 2**20
 
-_BUSY = frozenset({429, 529})
-
 _FAULT_WORDS = {
     "connect": "upstream_unreachable",
     "tls": "upstream_unreachable",
@@ -28,25 +29,33 @@ _FAULT_WORDS = {
 }
 
 
-async def run_attempts(node: Node, flight: Flight, ways: list[Priced]) -> None:
+async def run_attempts(node: Node, flight: Flight, ways: Sequence[Priced]) -> None:
     """Answer the caller by the first way that can. Raises Refusal when none could."""
     last: Refusal | None = None
-    for number, way in enumerate(ways, 1):
-        attempt = await take_hold(node, flight, way, number)
+    number = 0
+    for place, way in enumerate(ways, 1):
+        tries = await may_go(node, way.option)
+        if tries is None:
+            continue
+        number += 1
+        attempt: Attempt | None = None
         try:
-            last = await _try(node, flight, attempt, way.option, is_last=number == len(ways))
+            attempt = await take_hold(node, flight, way, number)
+            last = await _try(node, flight, attempt, way.option, is_last=place == len(ways))
         finally:
-            settle(node, flight, attempt)
+            if attempt is not None:
+                settle(node, flight, attempt)
+            learn(node, way.option, tries, attempt)
         if last is None:
             return
-    assert last is not None
-    raise last
+    raise last or nobody_may_go()
 
 
 async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, is_last: bool) -> Refusal | None:
     """One dispatch. None = the caller has been answered; a Refusal = the next way may be tried."""
     try:
         response = await _dispatch(node, flight, attempt, option)
+        note_answer(attempt, response, node.clock.now())
         if response.status >= 300:
             return await _take_error(node, flight, attempt, option.key, response, is_last=is_last)
         if _is_encoded(response):
@@ -58,6 +67,7 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, 
         else:
             await _take_whole(flight, attempt, response)
     except UpstreamFault as fault:
+        note_fault(attempt, fault, gone=flight.exchange.gone)
         return _take_fault(node, attempt, fault)
     except Refusal as refusal:
         return refusal  # the provider key was not released: nothing was sent
@@ -162,12 +172,12 @@ def _break_stream(flight: Flight, attempt: Attempt, relay: Relay) -> None:
     if relay.cut:
         attempt.ending = "cut"
     elif flight.exchange.gone:
-        attempt.ending, flight.word = "client_gone", "client_gone"
+        attempt.ending, attempt.health, flight.word = "client_gone", "none", "client_gone"
     elif relay.meter.ended:
         attempt.ending = "answered"  # the dialect's own end was seen; only the framing is missing
         relay.finish()
     else:
-        flight.word = "upstream_broken"
+        flight.word, attempt.health = "upstream_broken", "failed"
         flight.exchange.abort()
 
 
@@ -189,6 +199,7 @@ async def _take_error(
     if facts.bills_refusal(response.status, body):
         attempt.ending = "filtered"
     if facts.rejects_key(response.status, body):
+        attempt.health = "key_refused"
         node.leases.forget(key.id)
         node.happenings("upstream_key_refused", key.id, {"provider": attempt.provider.name, "status": response.status})
         return Refusal(
@@ -198,7 +209,7 @@ async def _take_error(
         )
     if response.status < 400:
         return Refusal("upstream_broken", f"The provider answered {response.status}, a redirect that is not followed")
-    if response.status in _BUSY and not is_last:
+    if response.status in BUSY and not is_last:
         return Refusal("upstream_broken", f"The provider {attempt.provider.name} answered {response.status}")
     flight.status, flight.word = response.status, "upstream_error"
     flight.exchange.respond(response.status, answer_headers(flight, attempt.provider, response), body)

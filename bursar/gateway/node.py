@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from bursar.core.calls import Call, DialectName
-from bursar.core.directory import BudgetDef, ProviderKey
+from bursar.core.directory import BudgetDef, Mode, ProviderKey
 from bursar.core.errors import Refusal
 from bursar.core.estimate import Estimate
 from bursar.core.ledger import Held, HoldRequest, Settlement
@@ -22,7 +22,7 @@ from bursar.gateway.decisions import Decisions
 from bursar.gateway.lease import Leases
 from bursar.gateway.tenants import Tenants
 from bursar.gateway.tokens import Tokens
-from bursar.ports import Clock, Dialect, EventSplitter, MadeIds, UpstreamResponse
+from bursar.ports import Board, Clock, Dialect, EventSplitter, MadeIds, UpstreamResponse
 
 
 class Money(Protocol):
@@ -234,6 +234,8 @@ class Node:
         self.options = OptionMemo()
         self.screens: Sequence[Screen] = ()
         self.drains = Drains()
+        self.board: Board | None = None  # how upstreams are; None: nobody keeps count
+        self.breaker: Mode = "enforce"
         self.happenings: Callable[[str, str, dict[str, str | int]], None] = lambda _word, _subject, _facts: None
         self.flights = 0  # numbers them
         self.in_flight = 0

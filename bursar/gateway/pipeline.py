@@ -30,6 +30,7 @@ from bursar.gateway.explain import explain
 from bursar.gateway.flight import Flight
 from bursar.gateway.guard import guard
 from bursar.gateway.hand_over import hand_over
+from bursar.gateway.health import by_health
 from bursar.gateway.models import list_models
 from bursar.gateway.node import Node
 from bursar.gateway.own import check_references
@@ -112,7 +113,7 @@ class Pipeline:
         options = apply_policy(node, flight)
         await guard(node, flight)
         flight.ways = price(node, flight, options)
-        return flight.ways
+        return by_health(node, flight, flight.ways)
 
 
 def refuse(flight: Flight, refusal: Refusal) -> None:

@@ -29,6 +29,9 @@ Ending = Literal[
 ]
 
 
+Health = Literal["ok", "failed", "busy", "key_refused", "none"]
+
+
 class Attempt(msgspec.Struct, kw_only=True, gc=False):
     """One dispatch and its hold. `ending` is pessimistic as soon as bytes may have been written."""
 
@@ -47,6 +50,8 @@ class Attempt(msgspec.Struct, kw_only=True, gc=False):
     lagged: bool = False  # the caller read too slowly: the provider may have been ahead of what was seen
     invalid: str = ""
     key_value: Secret | None = None  # that the request carried
+    health: Health = "none"  # what the board learns of it
+    wait_ms: int | None = None  # how long the provider asked to be left alone
 
 
 def settle(node: Node, flight: Flight, attempt: Attempt) -> None:

@@ -45,6 +45,7 @@ REFUSALS = {
     "secrets_unavailable",  # control was away, and the gateway, just begun, had no lease of a provider key yet
     "audit_unavailable",  # nor could the release of one be written down
     "upstream_unreachable",
+    "upstream_unavailable",  # it was away for a while
     "upstream_broken",  # the emulator died in the middle of its answer
 }
 _TPM = {"id": "tpm", "unit": "tokens", "amount": 60_000, "per_seconds": 60}

@@ -1,0 +1,167 @@
+"""An upstream that fails again and again is left alone: who is served meanwhile, who is told what, and what opens nothing."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bursar.core.breaker import Rule
+from bursar.core.directory import Mode
+from bursar.stores.memory_board import MemoryBoard
+from tests.gateway.answers import IN, OUT, broken, chat, completion, error, stream, unsent, usage
+from tests.gateway.fakes import FakeResponse
+from tests.gateway.ground import PLENTY, Stand, budget, price_table
+from tests.gateway.test_candidates import TWO_PROVIDERS, two_keys
+
+MakeStand = Callable[..., Stand]
+BODY = chat(max_tokens=100)
+COST = 10 * IN + 2 * OUT
+
+
+def ok() -> FakeResponse:
+    return completion("Hi", usage(10, 2))
+
+
+def watched(stand: Stand, mode: Mode = "enforce") -> Stand:
+    board = MemoryBoard(Rule(), lambda: int(stand.clock.monotonic() * 1000))
+    stand.node.board, stand.node.breaker = board, mode
+    return stand
+
+
+def one(make_stand: MakeStand, mode: Mode = "enforce") -> Stand:
+    return watched(make_stand(budgets=[budget(PLENTY)]), mode)
+
+
+def two(make_stand: MakeStand) -> Stand:
+    return watched(make_stand(budgets=[budget(PLENTY)], prices=price_table(), **TWO_PROVIDERS))
+
+
+def used(stand: Stand) -> list[str]:
+    return [sent.headers["authorization"].removeprefix("Bearer ") for sent in stand.upstream.sent]
+
+
+async def fail(stand: Stand, times: int = 5, what: Callable[[], Any] = unsent) -> None:
+    for _ in range(times):
+        await stand.ask(what(), body=BODY)
+
+
+@pytest.mark.parametrize(
+    "failure", [unsent, broken, lambda: error(500), lambda: error(503), lambda: broken("timeout_first_byte")]
+)
+async def test_the_last_that_is_left_alone_is_refused_at_once_with_a_time_and_no_hold(
+    make_stand: MakeStand, failure: Callable[[], Any]
+) -> None:
+    stand = one(make_stand)
+    await fail(stand, what=failure)
+    before, sent = stand.balance(), len(stand.upstream.sent)
+    holds = len(stand.ends)
+    exchange = await stand.ask(body=BODY)
+    assert (exchange.status, exchange.word) == (503, "upstream_unavailable")
+    assert exchange.header("retry-after") == "5"
+    assert (stand.balance(), len(stand.ends), len(stand.upstream.sent)) == (before, holds, sent)
+
+
+async def test_one_that_is_open_is_passed_over_while_another_is_there(make_stand: MakeStand) -> None:
+    stand = two(make_stand)
+    for _ in range(5):
+        assert (await stand.ask(unsent(), ok(), body=BODY)).status == 200
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+    assert used(stand)[-1] == "sk-pk-second-1"
+    assert stand.count("bursar_breaker_skipped_total", provider="openai") == 1
+
+
+async def test_one_call_tries_and_an_answer_closes_it(make_stand: MakeStand) -> None:
+    stand = one(make_stand)
+    await fail(stand)
+    stand.clock.advance(5)
+    assert (await stand.ask(unsent(), body=BODY)).word == "upstream_unreachable"  # the try: open for twice as long
+    stand.clock.advance(5)
+    assert (await stand.ask(body=BODY)).word == "upstream_unavailable"
+    stand.clock.advance(5)
+    stand.upstream.will(ok())
+    crowd = [stand.exchange(body=BODY) for _ in range(3)]
+    await asyncio.gather(*map(stand.pipeline.serve, crowd))
+    assert [exchange.word for exchange in crowd] == [None, "upstream_unavailable", "upstream_unavailable"]
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 529])
+async def test_what_the_provider_says_of_one_callers_call_does_not_shut_out_everybody(
+    make_stand: MakeStand, status: int
+) -> None:
+    stand = one(make_stand)
+    await fail(stand, 30, lambda: error(status))
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+
+
+async def test_a_busy_key_is_tried_after_the_others_until_its_time_and_never_shut_out(make_stand: MakeStand) -> None:
+    stand = watched(two_keys(make_stand))
+    busy = error(429)
+    busy.headers |= {"retry-after": "20"}
+    assert (await stand.ask(busy, ok(), body=BODY)).status == 200
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+    assert (await stand.ask(unsent(), ok(), body=BODY)).status == 200
+    assert used(stand)[2:] == ["sk-pk-b-1", "sk-pk-b-1", "sk-pk-a-1"]
+    stand.clock.advance(20)
+    await stand.ask(ok(), body=BODY)
+    assert used(stand)[-1] == "sk-pk-a-1"
+
+
+async def test_a_key_that_the_provider_refuses_again_and_again_is_passed_over(make_stand: MakeStand) -> None:
+    stand = watched(two_keys(make_stand))
+    for _ in range(5):
+        assert (await stand.ask(error(401), ok(), body=BODY)).status == 200
+    await stand.ask(ok(), body=BODY)
+    assert used(stand)[-1] == "sk-pk-b-1"
+
+
+async def test_callers_who_leave_open_nothing(make_stand: MakeStand) -> None:
+    stand = one(make_stand)
+    for _ in range(10):
+        exchange = stand.exchange(body=BODY)
+        stand.upstream.will(broken())
+        stand.upstream.before = exchange.leave
+        await stand.pipeline.serve(exchange)
+    stand.upstream.before = lambda: None
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+
+
+async def test_a_stream_that_breaks_counts_and_one_that_ends_does_not(make_stand: MakeStand) -> None:
+    stand = one(make_stand)
+    body = chat(max_tokens=100, stream=True)
+    for _ in range(5):
+        await stand.ask(stream(broken()), body=body)
+    assert (await stand.ask(body=body)).word == "upstream_unavailable"
+
+
+async def test_in_shadow_everybody_is_served_and_it_is_told_who_would_not_be(make_stand: MakeStand) -> None:
+    stand = one(make_stand, "shadow")
+    await fail(stand)
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+    assert stand.count("bursar_shadow_total", control="breaker", word="upstream_unavailable") == 1
+    stand.clock.advance(5)
+    assert (await stand.ask(ok(), body=BODY)).status == 200  # the try
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+    assert stand.count("bursar_shadow_total", control="breaker") == 1
+
+
+async def test_a_call_that_was_to_try_and_was_refused_before_it_was_sent_lets_the_next_try(
+    make_stand: MakeStand,
+) -> None:
+    stand = watched(make_stand(budgets=[budget(1)]))
+    board = stand.node.board
+    assert board is not None
+    for _ in range(5):
+        board.report("provider openai", "failed")
+    stand.clock.advance(5)
+    assert (await stand.ask(body=BODY)).word == "can_never_fit"
+    assert await board.may_try("provider openai")
+
+
+async def test_of_an_upstream_that_is_well_nothing_is_kept(make_stand: MakeStand) -> None:
+    stand = one(make_stand)
+    await stand.ask(ok(), body=BODY)
+    assert stand.node.board is not None
+    assert not stand.node.board.known
+    assert stand.balance() == (COST, 0)
