@@ -176,6 +176,7 @@ _TESTED_BELOW = {"not_ready", "budget_exhausted", "held_by_requests_in_flight", 
 _TESTED_WITH_KEYS = {"key_expired", "key_disabled", "directory_stale"}
 _TESTED_WITH_TOKENS = {"token_invalid", "token_expired", "token_revoked", "network_not_allowed"}
 _TESTED_WITH_CONTROL = {"control_unavailable", "overloaded"}
+_TESTED_WITH_BREAKERS = {"upstream_unavailable"}
 
 
 def test_the_rows_above_are_all_words_that_the_data_path_raises() -> None:
@@ -186,7 +187,7 @@ def test_the_rows_above_are_all_words_that_the_data_path_raises() -> None:
     raised = {word for room in rooms for word in _RAISED.findall(room.read_text())}
     assert raised >= {"key_missing", "unbounded_request", "duplicate_field"}
     assert raised - {word for word, *_ in STAGES} <= (
-        _TESTED_BELOW | _TESTED_WITH_KEYS | _TESTED_WITH_TOKENS | _TESTED_WITH_CONTROL
+        _TESTED_BELOW | _TESTED_WITH_KEYS | _TESTED_WITH_TOKENS | _TESTED_WITH_CONTROL | _TESTED_WITH_BREAKERS
     )
 
 
