@@ -1,4 +1,4 @@
-"""An upstream that fails again and again is left alone: who is served meanwhile, who is told what, what opens nothing."""
+"""An upstream that fails again and again is left alone: who is served meanwhile, who is told what, what opens none."""
 
 import asyncio
 from collections.abc import Callable
