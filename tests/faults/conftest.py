@@ -14,6 +14,7 @@ PATIENCE = {"connect": "2s", "head": "800ms", "first_byte": "2s", "between_bytes
 IMPATIENT: dict[str, Any] = {
     "providers": {"openai": {"timeouts": PATIENCE}, "anthropic": {"timeouts": PATIENCE}},
     "wire": {"head_timeout": "1s", "body_timeout": "1s"},
+    "breaker": {"mode": "off"},  # one fault after the other, and each has to reach its caller
 }
 
 
