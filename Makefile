@@ -7,6 +7,7 @@ RUN_ENV := .env-run
 TEST_ENV := .env-test
 BENCH_ENV := .env-bench
 PEERS_ENV := .env-peers
+CLIENTS_ENV := .env-clients
 IN_TEST_ENV := PATH="$(CURDIR)/$(TEST_ENV)/bin:$$PATH"
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ help: ## list these chores
 run: $(RUN_ENV)/made ## make the environment if needed and start Bursar (ARGS go to `bursar up`)
 	@exec $(RUN_ENV)/bin/bursar up $(ARGS)
 
-test: $(TEST_ENV)/made ## every test that needs only Python and the package registry
+test: $(TEST_ENV)/made $(CLIENTS_ENV)/made ## every test that needs only Python and the package registry
 	@$(IN_TEST_ENV) python -m pytest -m "not system" $(ARGS)
 
 test-system: $(TEST_ENV)/made ## the tests beside Debian's own servers (installs nginx, wrk and rsyslog if missing)
@@ -44,7 +45,7 @@ lock: $(TEST_ENV)/made ## choose versions anew and write requirements/*.lock
 	@$(IN_TEST_ENV) sh scripts/lock.sh
 
 clean: ## remove environments, caches and bench output (never data)
-	rm -rf .env-run .env-test .env-bench .env-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/out build *.egg-info
+	rm -rf .env-run .env-test .env-bench .env-peers .env-clients .env-node .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench/out build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN_ENV)/made: requirements/run.lock requirements/build.lock scripts/make_env.py pyproject.toml
@@ -61,3 +62,5 @@ $(PEERS_ENV)/made: requirements/peers.lock bench/peers/package-lock.json scripts
 	@$(PYTHON) scripts/make_env.py --bare $(PEERS_ENV) requirements/peers.lock
 	@cp bench/peers/package.json bench/peers/package-lock.json $(PEERS_ENV)/
 	@npm ci --prefix $(PEERS_ENV) --ignore-scripts --no-audit --no-fund --silent && touch $@
+$(CLIENTS_ENV)/made: requirements/clients.lock scripts/make_env.py
+	@$(PYTHON) scripts/make_env.py --bare $(CLIENTS_ENV) requirements/clients.lock && touch $@
