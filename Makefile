@@ -62,5 +62,6 @@ $(PEERS_ENV)/made: requirements/peers.lock bench/peers/package-lock.json scripts
 	@$(PYTHON) scripts/make_env.py --bare $(PEERS_ENV) requirements/peers.lock
 	@cp bench/peers/package.json bench/peers/package-lock.json $(PEERS_ENV)/
 	@npm ci --prefix $(PEERS_ENV) --ignore-scripts --no-audit --no-fund --silent && touch $@
+
 $(CLIENTS_ENV)/made: requirements/clients.lock scripts/make_env.py
 	@$(PYTHON) scripts/make_env.py --bare $(CLIENTS_ENV) requirements/clients.lock && touch $@

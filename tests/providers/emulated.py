@@ -28,7 +28,7 @@ class Emulated:
     def bill(self) -> list[Charge]:
         return read_bill(self.bill_path)
 
-    def wait_bill(self, count: int, seconds: float = 5.0) -> list[Charge]:
+    def wait_bill(self, count: int, seconds: float = 30.0) -> list[Charge]:
         """The bill once it has `count` charges: an abandoned call is charged when the emulator notices."""
         deadline = time.monotonic() + seconds
         while len(found := self.bill()) < count:
