@@ -133,6 +133,7 @@ def main() -> None:
         move_store=ledger_desk.move_store,
         verify_audit=prove_audit,
         compare_prices=compare_prices,
+        load_prices=load_catalogue,
         recovery=recovery_desk.DESK,
         backup=backup_desk.DESK,
     )

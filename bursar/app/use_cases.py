@@ -27,6 +27,7 @@ from bursar.control.owners import Owners
 from bursar.control.prices import Prices
 from bursar.control.promotion import Promotions
 from bursar.control.provider_keys import ProviderKeys
+from bursar.control.replay_feed import ReplayFeed
 from bursar.control.restored import RestoredNode
 from bursar.control.shadow import Shadow
 from bursar.control.signing_keys import SigningKeys
@@ -126,6 +127,7 @@ class UseCases:
             tokens=self.tokens,
             promotions=Promotions(self.directory),
             shadow=Shadow(self.directory, self.decisions),
+            replay=ReplayFeed(self.directory, ledger, self.decisions),
         )
 
     def _lies_in(self, secret_id: str) -> str | None:

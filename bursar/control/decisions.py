@@ -33,6 +33,10 @@ class DecisionStore(Protocol):
         """(the decision, the node that made it)."""
         ...
 
+    async def of_requests(self, request_ids: Sequence[str]) -> list[Decision]:
+        """Those of these requests that were recorded."""
+        ...
+
     async def page(self, wanted: Wanted, before: int, limit: int) -> list[tuple[int, Decision, str]]:
         """(number, decision, node) of up to `limit` that came before number `before`, the newest first."""
         ...
@@ -80,6 +84,11 @@ class Decisions:
         with _readable():
             found = await self._store.find(request_id)
         return None if found is None else msgspec.structs.replace(found[0], node=found[1])
+
+    async def of_requests(self, request_ids: Sequence[str]) -> list[Decision]:
+        """Those of these requests that were recorded. Raises Refusal(decisions_unavailable)."""
+        with _readable():
+            return await self._store.of_requests(request_ids)
 
     async def page(self, wanted: Wanted, before: int, limit: int) -> list[tuple[int, Decision]]:
         """(number, decision), the newest first. Raises Refusal(decisions_unavailable)."""

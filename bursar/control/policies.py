@@ -51,8 +51,8 @@ def faults_of(policy: Policy) -> Iterator[Refusal]:
         yield _invalid("networks", "holds something that is no CIDR block, such as 10.0.0.0/8")
     for control, mode in policy.modes.items():
         if control not in CONTROLS:
-            raise _no_control(control)
-        if mode not in get_args(Mode):
+            yield _no_control(control)
+        elif mode not in get_args(Mode):
             yield _invalid(f"modes.{control}", f"is none of {', '.join(get_args(Mode))}")
     yield from _limit_faults(policy.limits)
 

@@ -12,6 +12,7 @@ from bursar.core.access_tokens import trust_plan
 from bursar.core.directory import Owner, Team, VirtualKey
 from bursar.core.errors import Refusal
 from bursar.core.ledger_records import JOINT, Balance, UsageBy, UsageRow
+from bursar.core.replay import Past
 from bursar.core.units import NS_PER_S
 
 _KNOWN: tuple[UsageBy, ...] = get_args(UsageBy)
@@ -30,6 +31,10 @@ class LedgerReader(Protocol):
 
     async def balances(self) -> list[Balance]:
         """Every living budget in its current window, as far as the projection has come."""
+        ...
+
+    async def history(self, since_ns: int, until_ns: int, after: int, limit: int) -> list[tuple[int, Past]]:
+        """(number, attempt) of up to `limit` that were held in the span, in their order, behind number `after`."""
         ...
 
 

@@ -25,6 +25,7 @@ from bursar.control.owners import OwnerInput, Owners
 from bursar.control.prices import Prices
 from bursar.control.promotion import Promotions
 from bursar.control.provider_keys import ProviderKeys
+from bursar.control.replay_feed import ReplayFeed
 from bursar.control.restored import RestoredNode
 from bursar.control.shadow import Shadow
 from bursar.control.status import StatusBoard
@@ -79,6 +80,7 @@ class Services:
     tokens: Tokens
     promotions: Promotions
     shadow: Shadow
+    replay: ReplayFeed
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from bursar.faces import (
     admin_history,
     admin_manifests,
     admin_map,
+    admin_replay,
     admin_restore,
     admin_secrets,
     admin_sessions,
@@ -263,4 +264,5 @@ ROUTES: tuple[Route, ...] = (
     *admin_map.ROUTES,
     *admin_shadow.ROUTES,
     *admin_explain.ROUTES,
+    *admin_replay.ROUTES,
 )

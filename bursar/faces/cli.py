@@ -23,6 +23,7 @@ from bursar.faces.cli_map import add_map
 from bursar.faces.cli_models import models_group
 from bursar.faces.cli_money import budgets_group
 from bursar.faces.cli_prices import Compare, prices_group
+from bursar.faces.cli_replay import LoadPrices, add_policy_test
 from bursar.faces.cli_scan import add_scan
 from bursar.faces.cli_secrets import secrets_group
 from bursar.faces.cli_shadow import add_shadow
@@ -62,6 +63,7 @@ class Offline:
     move_store: Move
     verify_audit: Callable[[Place, str | None], Verified]  # (where the node lies, known public key)
     compare_prices: Compare
+    load_prices: LoadPrices
     recovery: RecoveryDesk
     backup: BackupDesk
 
@@ -81,7 +83,9 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(teams_group(locate), name="teams")
     app.add_typer(owners_group(locate), name="owners")
     app.add_typer(budgets_group(locate), name="budgets")
-    app.add_typer(policy_group(locate), name="policy")
+    policy = policy_group(locate)
+    add_policy_test(policy, locate, offline.load_prices)
+    app.add_typer(policy, name="policy")
     app.add_typer(models_group(locate), name="models")
     secrets = secrets_group(locate)
     add_map(secrets, locate)

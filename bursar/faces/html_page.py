@@ -12,7 +12,7 @@ _COLOURS = (
     *("#5f7d8c", "#a98b1c", "#4f63c4", "#1e8f8f", "#7a5a3a"),
 )
 _MOST_BARS = 20
-_WIDTH, _LEFT, _BAR = 760, 250, 22
+_WIDTH, _LEFT, _BAR = 1000, 400, 22
 _TALL, _FOOT = 190, 46
 
 _STYLE = """
@@ -94,7 +94,7 @@ def bars(found: Sequence[Bar]) -> str:
     for place, bar in enumerate(shown):
         top = place * _BAR
         width = max(1.0, bar.value / most * room) if bar.value else 0
-        name = bar.name if len(bar.name) <= 36 else bar.name[:35] + "…"
+        name = bar.name if len(bar.name) <= 62 else bar.name[:61] + "…"
         drawn.append(
             f'<text x="{_LEFT - 8}" y="{top + 15}" text-anchor="end">{escape(name)}</text>'
             f'<rect x="{_LEFT}" y="{top + 3}" width="{width:.1f}" height="{_BAR - 6}" rx="2" fill="{_COLOURS[0]}"/>'

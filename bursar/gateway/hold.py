@@ -103,8 +103,9 @@ async def _take_tokens(
         enforced, shadowed = _on_tokens(enforced), _on_tokens(shadowed)
     now = node.clock.monotonic()
     owner, inputs, outputs = plan.owner_id, top.expected_input, top.expected_output
-    of_provider_key = plan.provider_key_limits(provider_key)
-    enforced, shadowed = enforced + of_provider_key.enforced, shadowed + of_provider_key.shadowed
+    if plan.by_provider_key:
+        of_provider_key = plan.provider_key_limits(provider_key)
+        enforced, shadowed = enforced + of_provider_key.enforced, shadowed + of_provider_key.shadowed
     held = await node.rates.hold(owner, enforced, inputs, outputs, now, flight.number)
     if isinstance(held, Reservation):
         taken.append(held)

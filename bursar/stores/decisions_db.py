@@ -5,6 +5,7 @@ damaged costs explanations, and nothing else.
 """
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 _INSERT = "INSERT OR IGNORE INTO decision VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)"
 _FIND = "SELECT record, node FROM decision WHERE request_id = ?"
+_OF_REQUESTS = "SELECT record FROM decision WHERE request_id IN (SELECT value FROM json_each(?))"
 _PAGE = """SELECT seq, record, node FROM decision WHERE seq < ? AND at_ns >= ? AND at_ns < ? AND (? = '' OR team_id = ?)
     AND (? = '' OR key_id = ?) AND (? = '' OR word = ?) AND (? IS NULL OR ordinary = ?) ORDER BY seq DESC LIMIT ?"""
 _SHIPPED = "SELECT number FROM shipped WHERE session = ?"
@@ -54,6 +56,12 @@ class DecisionsDb:
         """(the decision, the node that made it)."""
         row = await self._run(lambda db: db.execute(_FIND, (request_id,)).fetchone())
         return None if row is None else (decode(row[0]), row[1])
+
+    async def of_requests(self, request_ids: Sequence[str]) -> list[Decision]:
+        """Those of these requests that were recorded."""
+        wanted = json.dumps(list(request_ids))
+        rows = await self._run(lambda db: db.execute(_OF_REQUESTS, (wanted,)).fetchall())
+        return [decode(record) for (record,) in rows]
 
     async def page(self, wanted: Wanted, before: int, limit: int) -> list[tuple[int, Decision, str]]:
         """(number, decision, node) of up to `limit` that came before number `before`, the newest first."""

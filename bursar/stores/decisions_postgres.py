@@ -22,6 +22,7 @@ _SUM = """INSERT INTO bursar.decision_shadow_sum AS s
 _DROP = """INSERT INTO bursar.decision_dropped AS d VALUES ($1, $2, $3, $4)
     ON CONFLICT (hour, key_id, why) DO UPDATE SET count = d.count + excluded.count"""
 _FIND = "SELECT record, node FROM bursar.decision WHERE request_id = $1"
+_OF_REQUESTS = "SELECT record FROM bursar.decision WHERE request_id = ANY($1)"
 _PAGE = """SELECT seq, record, node FROM bursar.decision WHERE seq < $1 AND at_ns >= $2 AND at_ns < $3
     AND ($4 = '' OR team_id = $4) AND ($5 = '' OR key_id = $5) AND ($6 = '' OR word = $6)
     AND ($7::boolean IS NULL OR ordinary = $7) ORDER BY seq DESC LIMIT $8"""
@@ -72,6 +73,10 @@ class DecisionsPostgres:
         """(the decision, the node that made it)."""
         rows = await self._fetch(_FIND, request_id)
         return (decode(rows[0]["record"]), rows[0]["node"]) if rows else None
+
+    async def of_requests(self, request_ids: Sequence[str]) -> list[Decision]:
+        """Those of these requests that were recorded."""
+        return [decode(row["record"]) for row in await self._fetch(_OF_REQUESTS, list(request_ids))]
 
     async def page(self, wanted: Wanted, before: int, limit: int) -> list[tuple[int, Decision, str]]:
         """(number, decision, node) of up to `limit` that came before number `before`, the newest first."""

@@ -12,8 +12,10 @@ import msgspec
 from bursar.core.errors import Refusal
 from bursar.core.holders import AttemptRow, Holder
 from bursar.core.ledger_records import JOINT, Balance, UsageBy, UsageRow
+from bursar.core.replay import Past
 from bursar.stores.postgres import Postgres, named_faults
 from bursar.stores.postgres_money_budgets import load_all
+from bursar.stores.postgres_money_history import read_attempts
 
 _REPORT_S = 60.0
 _HOUR_NS = 3_600 * 10**9
@@ -123,6 +125,13 @@ class LedgerPostgres:
                 rows = await db.fetch(self._store.sql(_OPEN), number) if number is not None else []
         held = ((row, _amount(row, number)) for row in rows)
         return [_holder(row, amount) for row, amount in held if amount is not None]
+
+    async def history(self, since_ns: int, until_ns: int, after: int, limit: int) -> list[tuple[int, Past]]:
+        """(number, attempt) of up to `limit` that were held in the span, in their order, behind number `after`."""
+        with named_faults("ledger_unreadable", "The ledger was not read"):
+            async with self._store.transaction() as db:
+                await db.execute(f"SET LOCAL statement_timeout = {int(_REPORT_S * 1000)}")
+                return await read_attempts(self._store, db, since_ns, until_ns, after, limit)
 
     async def catch_up(self) -> int:
         """It is never behind."""

@@ -91,6 +91,11 @@ class Projection:
     def close(self) -> None:
         self._db.close()
 
+    @property
+    def database(self) -> sqlite3.Connection:
+        """For questions that have a file of their own, in the thread of this one."""
+        return self._db
+
     def balances(self, now: int) -> list[Balance]:
         """Every budget in use, in its window at `now`, as far as the journal is projected."""
         return self._ledger.balances(now)

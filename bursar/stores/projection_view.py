@@ -16,9 +16,11 @@ from zoneinfo import ZoneInfo
 from bursar.core.errors import Refusal
 from bursar.core.holders import AttemptRow, Holder
 from bursar.core.ledger_records import JOINT, Balance, UsageBy, UsageRow
+from bursar.core.replay import Past
 from bursar.ports import Clock
 from bursar.stores.journal_segment import JournalDamaged
 from bursar.stores.projection import HOUR_NS, Projection
+from bursar.stores.projection_attempts import read_attempts
 from bursar.stores.schema import SchemaFault
 
 T = TypeVar("T")
@@ -94,6 +96,10 @@ class LedgerView:
     async def open_holds(self, budget_id: str) -> list[Holder]:
         """Of one budget; "" = all."""
         return await self._run(lambda it: it.open_holds(budget_id))
+
+    async def history(self, since_ns: int, until_ns: int, after: int, limit: int) -> list[tuple[int, Past]]:
+        """(number, attempt) of up to `limit` that were held in the span, in their order, behind number `after`."""
+        return await self._run(lambda it: read_attempts(it.database, since_ns, until_ns, after, limit))
 
     async def catch_up(self) -> int:
         """Project all that the journal has; the number of records."""

@@ -35,6 +35,7 @@ from bursar.control.policy_export import Place
 from bursar.control.prices import Prices
 from bursar.control.promotion import Promotions
 from bursar.control.provider_keys import ProviderKeys
+from bursar.control.replay_feed import ReplayFeed
 from bursar.control.restored import RestoredNode
 from bursar.control.shadow import Shadow
 from bursar.control.signing_keys import SigningKeys
@@ -49,6 +50,7 @@ from bursar.control.wrapping_keys import WrappingKeys
 from bursar.core.holders import AttemptRow, Holder
 from bursar.core.layout import Layout
 from bursar.core.ledger_records import Balance, UsageBy, UsageRow
+from bursar.core.replay import Past
 from bursar.core.secret import Secret
 from bursar.core.tokens import mint
 from bursar.core.units import usd_to_pico
@@ -80,6 +82,7 @@ class WrittenLedger:
         self.standing: list[Balance] = []
         self.used: dict[str, int] = {}
         self.asked: list[tuple[tuple[UsageBy, ...], int, int]] = []
+        self.pasts: list[Past] = []
         self.requests: dict[str, list[AttemptRow]] = {}
         self.held: dict[str, list[Holder]] = {}  # by budget, "" = all
 
@@ -98,6 +101,10 @@ class WrittenLedger:
 
     async def open_holds(self, budget_id: str) -> list[Holder]:
         return self.held.get(budget_id, [])
+
+    async def history(self, since_ns: int, until_ns: int, after: int, limit: int) -> list[tuple[int, Past]]:
+        found = [(number, it) for number, it in enumerate(self.pasts, 1) if since_ns <= it.t_ns < until_ns]
+        return [row for row in found if row[0] > after][:limit]
 
     async def last_uses(self) -> dict[str, int]:
         return self.used
@@ -220,6 +227,7 @@ class Stand:
             promotions=Promotions(directory),
             shadow=Shadow(directory, self.decisions),
             manifests=Manifests(directory, entropy, PEPPER, TrustRules(directory).checked),
+            replay=ReplayFeed(directory, self.ledger, self.decisions),
             key_map=KeyMap(directory, stores, self.ledger),
             tag_sheets=TagSheets(directory, self.provider_keys),
             restored=RestoredNode(MarkerFile(self.folder), self.audit, self.clock),

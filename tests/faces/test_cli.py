@@ -16,6 +16,7 @@ from bursar.core.strict import Fault, Faults
 from bursar.core.tokens import KEY_PATTERN, parse
 from bursar.faces.cli import Offline, UpOptions, build_cli
 from bursar.faces.cli_terminal import CONFIG_FAULTS, NOT_REACHABLE, NOT_VERIFIED, OK, REFUSED, USAGE, Place, Verified
+from bursar.stores.catalogue import load as load_catalogue
 from tests.faces.stand import Stand, balance, standing
 
 PROVIDER_KEY = "sk-proj-canary-0123456789abcdef"
@@ -46,6 +47,7 @@ class Cli:
             move_store=lambda _place, _to, _look: self.ledger,
             verify_audit=lambda _data, key: Verified({"records": 9, "public key": key or "as declared"}),
             compare_prices=lambda _other, _tolerance: self.differences,
+            load_prices=load_catalogue,
             recovery=recovery_desk.DESK,
             backup=backup_desk.DESK,
         )

@@ -95,6 +95,13 @@ async def test_what_was_kept_is_found_by_its_id(kept: Any) -> None:
     assert await kept.find("req_0003") is None
 
 
+async def test_those_of_many_requests_are_found_at_once(kept: Any) -> None:
+    assert await kept.keep(*batch(1, refused(1), allowed(2), allowed(3)))
+    found = await kept.of_requests(["req_0003", "req_0001", "none", "req_0003"])
+    assert sorted(found, key=lambda it: it.request_id) == [refused(1), allowed(3)]
+    assert await kept.of_requests([]) == []
+
+
 async def test_a_batch_that_comes_again_is_counted_once(kept: Any) -> None:
     more = {"sums": [shadow()], "dropped": [Dropped(HOUR, "k1", "flood", 9)]}
     assert await kept.keep(*batch(1, refused(1), **more))

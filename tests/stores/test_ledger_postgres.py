@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from bursar.app.clock import SystemClock
 from bursar.core.directory import WindowDef
 from bursar.core.ledger_records import UsageBy
+from bursar.core.replay import Past
 from bursar.core.secret import Secret
 from bursar.stores.journal import Journal
 from bursar.stores.ledger_postgres import LedgerPostgres
@@ -78,6 +80,29 @@ async def test_usage_in_pages_and_spans(both: Both) -> None:
     assert first + await both.shared.usage(("model",), 0, 2**62, 100, first[-1].group) == whole
     assert await both.shared.usage(("model",), 0, 10**9, 100, "") == []
     assert await both.shared.usage(("model",), 2**61, 2**62, 100, "") == []
+
+
+async def test_attempts_for_a_replay_in_pieces(both: Both) -> None:
+    await both.here.catch_up()
+
+    async def every(ledger: LedgerView | LedgerPostgres, piece: int) -> list[Past]:
+        found: list[tuple[int, Past]] = []
+        while more := await ledger.history(0, 2**62, found[-1][0] if found else 0, piece):
+            found += more
+        return [past for _, past in found]
+
+    whole = await every(both.here, 100)
+    assert len(whole) == 12
+    assert [past.t_ns for past in whole] == sorted(past.t_ns for past in whole)
+    assert sum(past.cost for past in whole) > 0
+    for ledger in (both.here, both.shared):
+        in_pieces = await every(ledger, 5)
+        assert len(in_pieces) == 12
+        assert await ledger.history(2**61, 2**62, 0, 100) == []
+        for one, other in zip(whole, in_pieces, strict=True):  # each by its own clock; what was expected is in one only
+            same = {"t_ns": 0, "ended_ns": 0, "expected": 0}
+            assert replace(one, **same) == replace(other, **same)
+            assert other.ended_ns >= other.t_ns
 
 
 async def test_what_is_learned_later_counts_where_it_was_held(both: Both) -> None:

@@ -265,6 +265,19 @@ async def test_usage_by_every_group(world):
     view.close()
 
 
+async def test_attempts_of_a_span_begin_where_it_begins(world):
+    view = LedgerView(world.folder, world.database, world.clock)
+    for number in range(50):
+        world.call(cost=number, request_id=f"r{number}")
+        world.clock.advance(60)
+    await view.catch_up()
+    for since in (0, 1, 17, 49, 50):
+        start = NOON + since * 60 * 10**9
+        found = await view.history(start, world.clock.wall, 0, 100)
+        assert [past.request_id for _, past in found] == [f"r{number}" for number in range(since, 50)]
+    view.close()
+
+
 async def test_it_follows_and_tells_a_fault_once(world):
     view = LedgerView(world.folder, world.database, world.clock)
     faults: list[ProjectionFault] = []
