@@ -13,6 +13,7 @@ from bursar.config import issuer_of
 from bursar.control.access import Access
 from bursar.control.admins import Admins
 from bursar.control.budgets import Budgets
+from bursar.control.checklist import Checklist
 from bursar.control.decisions import Decisions
 from bursar.control.deployments import Deployments
 from bursar.control.directory import Directory
@@ -98,6 +99,10 @@ class UseCases:
     def services(self, restored: RestoredNode, status: StatusBoard) -> Services:
         """For the admin API."""
         config, ledger = self._spec.config, self._stores.ledger
+        key_map = KeyMap(self.directory, self._secrets.stores, ledger, may_reveal=config.secrets.reveal)
+        usage = Usage(self.directory, ledger)
+        copies = [*(file.path for file in config.audit.files), *(sink.name for sink in config.audit.sinks)]
+        lying_open = frozenset(config.secrets.environment)
         return Services(
             directory=self.directory,
             history=History(self.directory),
@@ -112,10 +117,11 @@ class UseCases:
             deployments=Deployments(self.directory),
             wrapping_keys=self.wrapping_keys,
             manifests=Manifests(self.directory, self._entropy, self._stores.vault.pepper, self.trust.checked),
-            key_map=KeyMap(self.directory, self._secrets.stores, ledger, may_reveal=config.secrets.reveal),
+            key_map=key_map,
+            checklist=Checklist(self.directory, key_map, usage, self.wrapping_keys, copies, lying_open),
             tag_sheets=TagSheets(self.directory, self.provider_keys),
             prices=self.prices,
-            usage=Usage(self.directory, ledger),
+            usage=usage,
             restored=restored,
             status=status,
             decisions=self.decisions,

@@ -11,6 +11,7 @@ from bursar.control.admin_sessions import Sessions
 from bursar.control.admins import Admins
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.budgets import Budgets, BudgetTerms
+from bursar.control.checklist import Checklist
 from bursar.control.decisions import Decisions
 from bursar.control.deployments import Deployments
 from bursar.control.directory import Directory
@@ -67,6 +68,7 @@ class Services:
     prices: Prices
     usage: Usage
     key_map: KeyMap
+    checklist: Checklist
     manifests: Manifests
     tag_sheets: TagSheets
     restored: RestoredNode

@@ -13,6 +13,7 @@ from bursar.faces.cli_apply import add_apply
 from bursar.faces.cli_audit import audit_group
 from bursar.faces.cli_backup import BackupDesk, add_backup
 from bursar.faces.cli_check import CheckConfig, Connect, add_check
+from bursar.faces.cli_checklist import add_checklist
 from bursar.faces.cli_estimate import add_estimate
 from bursar.faces.cli_explain import add_explain
 from bursar.faces.cli_fleet import add_nodes
@@ -38,7 +39,7 @@ from bursar.faces.tables import card, write
 
 EPILOG = (
     "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 node not reachable, "
-    "4 a verification failed or a scan found keys, 5 the configuration has faults."
+    "4 a verification or a line of the checklist failed, or a scan found keys, 5 the configuration has faults."
 )
 
 
@@ -105,6 +106,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(sessions_group(locate), name="sessions")
     add_history(app, locate)
     add_shadow(app, locate)
+    add_checklist(app, locate)
     add_apply(app, locate)
     add_explain(app, locate)
     app.add_typer(trust_group(locate), name="trust")

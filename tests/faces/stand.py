@@ -19,6 +19,7 @@ from bursar.control.audit_desk import AuditDesk
 from bursar.control.audit_notary import Signer
 from bursar.control.audit_people import People
 from bursar.control.budgets import Budgets
+from bursar.control.checklist import Checklist
 from bursar.control.decisions import Decisions
 from bursar.control.deployments import Deployments
 from bursar.control.directory import Directory
@@ -135,6 +136,7 @@ class Stand:
         self.waited: list[float] = []
         self.told: list[tuple[int, str]] = []
         self.gateways: list[GatewayFacts] = []
+        self.copies: list[str] = []  # of the audit
         self.places = {"vault": [Place("corp", "secret", "", Layout())]}
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
@@ -206,6 +208,8 @@ class Stand:
         self.fleet = OneNode()
         self.decisions_db = DecisionsDb(self.folder / "explain.db")
         self.decisions = Decisions(self.decisions_db, self.clock, keep_s=30 * 86_400, most=1000)
+        key_map, usage = KeyMap(directory, stores, self.ledger), Usage(directory, self.ledger)
+        wrapping_keys = WrappingKeys(self.secrets, self.audit, RecoveryWrapper)
         self.services = Services(
             directory=directory,
             history=History(directory),
@@ -218,9 +222,9 @@ class Stand:
             provider_keys=self.provider_keys,
             access=Access(directory, self.places),
             deployments=Deployments(directory),
-            wrapping_keys=WrappingKeys(self.secrets, self.audit, RecoveryWrapper),
+            wrapping_keys=wrapping_keys,
             prices=Prices(directory, load_catalogue(), providers),
-            usage=Usage(directory, self.ledger),
+            usage=usage,
             trust=TrustRules(directory),
             federation=federation,
             tokens=tokens,
@@ -228,7 +232,8 @@ class Stand:
             shadow=Shadow(directory, self.decisions),
             manifests=Manifests(directory, entropy, PEPPER, TrustRules(directory).checked),
             replay=ReplayFeed(directory, self.ledger, self.decisions),
-            key_map=KeyMap(directory, stores, self.ledger),
+            key_map=key_map,
+            checklist=Checklist(directory, key_map, usage, wrapping_keys, self.copies, frozenset({"surroundings"})),
             tag_sheets=TagSheets(directory, self.provider_keys),
             restored=RestoredNode(MarkerFile(self.folder), self.audit, self.clock),
             status=StatusBoard(directory, self._facts),
