@@ -83,7 +83,7 @@ class Checklist:
     async def _facts(self) -> Facts:
         book, now = self._directory.book, self._directory.now()
         teams = {team.id: team for team in book.all(Team) if not team.disabled}
-        used = await self._usage.report("credential", now - _WINDOW_NS, now, _MOST_GROUPS, "")
+        used = await self._usage.report(("credential",), now - _WINDOW_NS, now, _MOST_GROUPS, "")
         return Facts(
             now=now,
             provider_keys=[line for line in await self._key_map.read() if not line.disabled],
