@@ -1,7 +1,7 @@
 """Embeddings and legacy completions when the provider stalls, breaks off or lies, or the caller leaves."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.broker import Broker
 from tests.e2e.tenants import Tenants
-from tests.faults.books import Attempt, Books, price_of
+from tests.faults.books import Attempt, Books, price_of, until
 from tests.faults.caller import Answer, ask, script
 
 ROUTES = {
@@ -120,3 +120,24 @@ def test_a_stream_past_its_allowance_is_cut_and_covered(play: Any) -> None:
     (done,) = play([Case("completions", said, stream=True)])
     assert done.row.outcome == "cut"
     assert done.answer.events[-1]["bursar"]["code"] == "allowance_reached"
+
+
+async def test_a_gateway_killed_in_the_middle_loses_no_money(make_broker: Callable[..., Broker]) -> None:
+    broker = make_broker().start()
+    key, books = Tenants(broker).key(budget={"limit_usd": "5"}), Books(broker.data)
+    calls = []
+    for number, (route, stream) in enumerate(ways(), 301):
+        path, fields, field = ROUTES[route]
+        text = "x" * 1200 + script(input=number, output=40, latency_ms=60_000, abandoned="full")
+        body = {**fields, field: text, **({"stream": stream} if route == "completions" else {})}
+        calls.append(asyncio.create_task(ask(broker.data_port, key.text, body, path=path)))
+    held = lambda: [row for row in books.attempts(key.id) if row.state == "HELD"]  # noqa: E731
+    await asyncio.to_thread(until, lambda: len(held()) == len(calls), 30, "every call to be held")
+    await asyncio.to_thread(until, lambda: broker.pids()["gateway"], 10)
+    broker.wait_replaced("gateway", broker.kill("gateway"))
+    assert all(answer.status == 0 for answer in await asyncio.gather(*calls))
+    rows = await asyncio.to_thread(books.settled, key.id, len(calls))
+    charges = await asyncio.to_thread(books.billed, [301, 302, 303], len(calls))
+    assert all((row.state, row.exact, row.cost) == ("POSTED", False, row.held) for row in rows)
+    assert sum(row.cost for row in rows) >= sum(map(price_of, charges))
+    assert books.proven().open_holds == 0
