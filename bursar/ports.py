@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from bursar.core.audit import Wanted
 from bursar.core.breaker import Circuit, Outcome
 from bursar.core.calls import Call, DialectName, Edits, Usage
-from bursar.core.made_ids import MadeId, MadeKind
+from bursar.core.made_ids import MadeId, MadeKind, Reference
 from bursar.core.parts import Part, Path
 from bursar.core.provider_keys import SecretEntry
 from bursar.core.secret import Secret
@@ -47,6 +47,11 @@ class StreamMeter(Protocol):
     output_seen: bool  # anything at all was generated (visible, reasoning, tool call)
     ended: bool  # the dialect's own end of stream was seen
     invalid: str  # why usage was not believed ("negative", "too_large", "unreadable"), "" if fine
+
+    @property
+    def made(self) -> Sequence[Reference]:
+        """Ids seen so far of what the provider keeps; grows. Always empty where `call.keeps` is false."""
+        ...
 
     def feed(self, event: bytes) -> bytes:
         """One whole SSE event (raw, with its blank line) -> the bytes to send on (may be empty or rewritten)."""
@@ -118,6 +123,14 @@ class Dialect(Protocol):
         ...
 
     def stream_meter(self, call: Call, edits: Edits) -> StreamMeter: ...
+
+    def made(self, call: Call, body: bytes) -> Sequence[Reference]:
+        """The ids in a whole answer of what the provider keeps; only asked where `call.keeps`."""
+        ...
+
+    def still_running(self, body: bytes) -> bool:
+        """Whether an answer tells of work that goes on in the background. Only asked where `call.background`."""
+        ...
 
 
 # ---- the two sides of the wire ---------------------------------------------------------------------------------------

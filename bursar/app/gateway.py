@@ -226,6 +226,7 @@ class Gateway:
             bursar_in_flight=node.in_flight,
             bursar_connections=self._server.connections,
             bursar_bytes_in_flight=self._server.bytes_in_flight,
+            bursar_followed=len(node.followed),
             bursar_open_holds=node.money.open_holds,
             bursar_directory_version=node.tenants.version,
             bursar_rates_shared=float(self._rates.shared),

@@ -35,6 +35,13 @@ class Upstreams:
         assert isinstance(door, Door)
         return self._client.request(door.origin, "POST", provider.targets[route], headers, body, door.timeouts)
 
+    def ask(
+        self, provider: Provider, method: str, target: str, headers: bytes, body: bytes
+    ) -> Coroutine[None, None, UpstreamResponse]:
+        door = provider.door
+        assert isinstance(door, Door)
+        return self._client.request(door.origin, method, target, headers, body, door.timeouts)
+
 
 def build_providers(settings: config.Config, dialects: dict[DialectName, Dialect], emulator_url: str) -> list[Provider]:
     """Every enabled provider, each with its twin at the emulator, which only the emulator's own keys can reach."""

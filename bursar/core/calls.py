@@ -27,7 +27,7 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     `body` is kept as received; the dialect rewrites it from parsed values only when something governed changes.
     """
 
-    route: str  # "chat" | "completions" | "embeddings" | "messages" | "count_tokens" | ...
+    route: str  # "chat" | "completions" | "embeddings" | "responses" | "messages" | "count_tokens" | ...
     dialect: DialectName
     purpose: Purpose
     model: str
@@ -54,6 +54,8 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     audio: bool = False  # audio in or out
     overhead_tokens: int = 0  # input that the provider adds for what the body asks for: tool prompts, citation marks
     refers: tuple[Reference, ...] = ()  # ids in the body of what a provider keeps: each must be this team's
+    keeps: bool = False  # the provider keeps what it makes, and ids of it come back
+    background: bool = False  # it goes on when the answer has been given
     user: str = ""  # the body's own user field: recorded, never trusted
     content: str = ""  # its class, for the estimate (core.content); set when it is priced
     parsed: object = None  # the dialect's private parse, for `rewrite`

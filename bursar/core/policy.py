@@ -158,6 +158,13 @@ def _model_refusal(call: Call) -> Refusal:
     return Refusal("model_not_allowed", f"The key may not use the model {call.model[:100]!r}", "See GET /v1/models")
 
 
+def check_content(plan: KeyPlan, call: Call) -> None:
+    """Purpose and size alone, of what is put somewhere for later. Raises Refusal."""
+    refusal = _content_refusal(plan.enforced, call, call.input_bytes >> 2)
+    if refusal is not None:
+        raise refusal
+
+
 def _content_refusal(rules: Rules, call: Call, tokens: int) -> Refusal | None:
     """Purpose and size of the prompt."""
     if rules.purposes is not None and call.purpose not in rules.purposes:

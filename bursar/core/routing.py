@@ -15,17 +15,25 @@ def address_parts(address: str) -> tuple[str, str, str, str, str]:
     return provider, model, key_type, environment, team
 
 
+def key_serves(key: ProviderKey, provider: str, team_id: str, purpose: str, grants: Sequence[AccessGrant] = ()) -> bool:
+    """Whether a team may use the entry for this at all, whatever the model."""
+    its_provider, _, _, _, its_team = address_parts(key.address)
+    return (
+        not key.disabled
+        and its_provider == provider
+        and (its_team in ("*", team_id) or _is_granted(grants, team_id, key))
+        and purpose in key.purposes
+    )
+
+
 def key_fits(
     key: ProviderKey, provider: str, model: str, team_id: str, purpose: str, grants: Sequence[AccessGrant] = ()
 ) -> bool:
     """Whether the entry's address covers the call and its tags allow it. `grants`: those to use keys of others."""
-    its_provider, its_model, _, _, its_team = address_parts(key.address)
+    its_model = address_parts(key.address)[1]
     return (
-        not key.disabled
-        and its_provider == provider
+        key_serves(key, provider, team_id, purpose, grants)
         and (its_model == "*" or fnmatchcase(model, its_model))
-        and (its_team in ("*", team_id) or _is_granted(grants, team_id, key))
-        and purpose in key.purposes
         and any(pattern == "*" or fnmatchcase(model, pattern) for pattern in key.allowed_models)
     )
 

@@ -42,6 +42,8 @@ METRICS: dict[str, Metric] = {
     "bursar_breakers_shared": Metric("gauge", "Whether nodes share what they learn of upstreams", ()),
     "bursar_breaker_changes_total": Metric("counter", "Circuits that opened or closed", ("kind", "name", "state")),
     "bursar_breaker_skipped_total": Metric("counter", "Ways that were left out while open", ("provider",)),
+    "bursar_ids_unkept_total": Metric("counter", "Answers whose ids could not be kept", ("team",)),
+    "bursar_followed": Metric("gauge", "Responses that go on in the background", ()),
     "bursar_in_flight": Metric("gauge", "Calls in flight", ()),
     "bursar_connections": Metric("gauge", "Open client connections", ()),
     "bursar_bytes_in_flight": Metric("gauge", "Request bytes held in memory", ()),

@@ -7,26 +7,21 @@ from bursar.core.directory import ProviderKey
 from bursar.core.errors import ClientGone, Refusal, UpstreamFault
 from bursar.core.policy import Allowed
 from bursar.gateway.flight import Flight
-from bursar.gateway.forward import answer_headers, edits_for, upstream_headers, without_key
+from bursar.gateway.follow import follow, response_among
+from bursar.gateway.forward import answer_headers, edits_for, upstream_headers
 from bursar.gateway.health import BUSY, learn, may_go, nobody_may_go, note_answer, note_fault
 from bursar.gateway.hold import shrink, take_hold
 from bursar.gateway.leaving import Leaving
 from bursar.gateway.node import Node, Option
+from bursar.gateway.own import keep_or_count
 from bursar.gateway.price import Priced
-from bursar.gateway.relay import Relay
+from bursar.gateway.relay import Relay, Sink
 from bursar.gateway.settle import Attempt, settle
+from bursar.gateway.upstream_errors import fault_refusal, is_encoded, read_error
+from bursar.gateway.withheld import Withheld
 from bursar.ports import UpstreamResponse
 
 _MOST_BODY = 64 * 2**20  # bytes of a whole answer
-_MOST_ERROR_BODY = 2**20
-
-_FAULT_WORDS = {
-    "connect": "upstream_unreachable",
-    "tls": "upstream_unreachable",
-    "proxy": "upstream_unreachable",
-    "private_address": "upstream_unreachable",
-    "timeout_connect": "upstream_unreachable",
-}
 
 
 async def run_attempts(node: Node, flight: Flight, ways: Sequence[Priced]) -> None:
@@ -44,6 +39,8 @@ async def run_attempts(node: Node, flight: Flight, ways: Sequence[Priced]) -> No
             last = await _try(node, flight, attempt, way.option, is_last=place == len(ways))
         finally:
             if attempt is not None:
+                if attempt.running:
+                    follow(node, flight, attempt, way.option)
                 settle(node, flight, attempt)
             learn(node, way.option, tries, attempt)
         if last is None:
@@ -58,14 +55,14 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, 
         note_answer(attempt, response, node.clock.now())
         if response.status >= 300:
             return await _take_error(node, flight, attempt, option.key, response, is_last=is_last)
-        if _is_encoded(response):
+        if is_encoded(response):
             response.abort()  # asked for as it is: what cannot be read cannot be metered
             raise UpstreamFault("malformed", "the answer is encoded", sent=True)
         assert flight.call is not None
         if flight.call.stream and response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-            await _take_stream(node, flight, attempt, response)
+            await _take_stream(node, flight, attempt, option, response)
         else:
-            await _take_whole(flight, attempt, response)
+            await _take_whole(node, flight, attempt, option, response)
     except UpstreamFault as fault:
         note_fault(attempt, fault, gone=flight.exchange.gone)
         return _take_fault(node, attempt, fault)
@@ -96,28 +93,35 @@ async def _dispatch(node: Node, flight: Flight, attempt: Attempt, option: Option
         raise
 
 
-def _is_encoded(response: UpstreamResponse) -> bool:
-    return response.headers.get("content-encoding", "identity").lower() != "identity"
-
-
-async def _take_whole(flight: Flight, attempt: Attempt, response: UpstreamResponse) -> None:
-    assert flight.call is not None
+async def _take_whole(node: Node, flight: Flight, attempt: Attempt, option: Option, response: UpstreamResponse) -> None:
+    call, dialect = flight.call, attempt.provider.dialect
+    assert call is not None
     body = await response.read(_MOST_BODY)
     attempt.ending = "answered"
-    attempt.usage, attempt.visible_bytes, attempt.invalid = attempt.provider.dialect.read_usage(flight.call, body)
+    attempt.usage, attempt.visible_bytes, attempt.invalid = dialect.read_usage(call, body)
+    if call.keeps:
+        made = dialect.made(call, body)
+        if call.background and dialect.still_running(body):
+            attempt.running = response_among(made)
+        await keep_or_count(node, flight, option, made)
     flight.status = response.status
     flight.exchange.respond(response.status, answer_headers(flight, attempt.provider, response), body)
 
 
-async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: UpstreamResponse) -> None:
+async def _take_stream(
+    node: Node, flight: Flight, attempt: Attempt, option: Option, response: UpstreamResponse
+) -> None:
     """Relay the stream to its end, its cut, its break, or (drained) past a caller who left."""
     assert flight.call is not None
     assert flight.allowed is not None
     assert flight.plan is not None
     exchange = flight.exchange
     meter = attempt.provider.dialect.stream_meter(flight.call, flight.allowed.edits)
+    sink: Sink = exchange
+    if flight.call.keeps:
+        sink = Withheld(exchange, meter, lambda made: keep_or_count(node, flight, option, made))
     relay = Relay(
-        exchange,
+        sink,
         response,
         meter,
         node.splitter(),
@@ -136,18 +140,22 @@ async def _take_stream(node: Node, flight: Flight, attempt: Attempt, response: U
     try:
         await response.relay(relay.feed)
         if relay.stopped:
-            _break_stream(flight, attempt, relay)
+            _break_stream(flight, attempt, relay, sink)
         else:
             attempt.ending = "answered"
             relay.finish()
     except UpstreamFault:
-        _break_stream(flight, attempt, relay)
+        _break_stream(flight, attempt, relay, sink)
     finally:
         leaving.done()
         exchange.on_gone = exchange.on_flow = None
         flight.first_event, flight.cut = relay.first_event, relay.cut
         attempt.usage, attempt.interim, attempt.input_usage = meter.usage, meter.interim, meter.input_usage
         attempt.visible_bytes, attempt.invalid = meter.visible_bytes, meter.invalid
+        if flight.call.background and not meter.ended:
+            attempt.running = response_among(meter.made)
+        if isinstance(sink, Withheld):
+            await sink.settled()
 
 
 def _flow(attempt: Attempt, response: UpstreamResponse, *, stop: bool) -> None:
@@ -167,7 +175,7 @@ def _allowance(call: Call, allowed: Allowed) -> int:
     return allowed.output_cap * call.n if capped else 0
 
 
-def _break_stream(flight: Flight, attempt: Attempt, relay: Relay) -> None:
+def _break_stream(flight: Flight, attempt: Attempt, relay: Relay, sink: Sink) -> None:
     """The upstream did not come to its end: because we cut it, the caller left, or it broke."""
     if relay.cut:
         attempt.ending = "cut"
@@ -178,7 +186,7 @@ def _break_stream(flight: Flight, attempt: Attempt, relay: Relay) -> None:
         relay.finish()
     else:
         flight.word, attempt.health = "upstream_broken", "failed"
-        flight.exchange.abort()
+        sink.abort()
 
 
 async def _take_error(
@@ -191,24 +199,12 @@ async def _take_error(
     facts = attempt.provider.dialect.upstream
     if facts.definite_refusal(response.status):
         attempt.ending = "refused"
-    kind = str(response.status)
-    node.counters.add("bursar_upstream_errors_total", (attempt.provider.name, kind))
-    body = without_key(await response.read(_MOST_ERROR_BODY), attempt.key_value)
-    if _is_encoded(response):
-        body = b""  # nobody can read it, nor see whether the key stands in it
+    body, instead = await read_error(node, attempt.provider, key, response, attempt.key_value)
     if facts.bills_refusal(response.status, body):
         attempt.ending = "filtered"
-    if facts.rejects_key(response.status, body):
-        attempt.health = "key_refused"
-        node.leases.forget(key.id)
-        node.happenings("upstream_key_refused", key.id, {"provider": attempt.provider.name, "status": response.status})
-        return Refusal(
-            "upstream_key_refused",
-            f"The provider {attempt.provider.name} does not accept the provider key {key.id}",
-            "Whoever runs this broker can see it with `bursar secrets list` and put a new one",
-        )
-    if response.status < 400:
-        return Refusal("upstream_broken", f"The provider answered {response.status}, a redirect that is not followed")
+    if instead is not None:
+        attempt.health = "key_refused" if instead.word == "upstream_key_refused" else attempt.health
+        return instead
     if response.status in BUSY and not is_last:
         return Refusal("upstream_broken", f"The provider {attempt.provider.name} answered {response.status}")
     flight.status, flight.word = response.status, "upstream_error"
@@ -217,10 +213,5 @@ async def _take_error(
 
 
 def _take_fault(node: Node, attempt: Attempt, fault: UpstreamFault) -> Refusal:
-    """The exchange broke before anything reached the caller."""
-    node.counters.add("bursar_upstream_errors_total", (attempt.provider.name, fault.kind))
-    word = _FAULT_WORDS.get(fault.kind)
-    if word is None:
-        word = "upstream_timeout" if fault.kind.startswith("timeout") else "upstream_broken"
     hint = "" if attempt.ending == "unsent" else "What it may have cost is booked; a retry is a new call"
-    return Refusal(word, f"The provider {attempt.provider.name} failed ({fault.kind})", hint)
+    return fault_refusal(node, attempt.provider, fault, hint)

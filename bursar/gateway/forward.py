@@ -48,10 +48,13 @@ def _callers_lines(exchange: Exchange, dialect: Dialect) -> str:
     return lines
 
 
-def upstream_headers(provider: Provider, exchange: Exchange, value: Secret | None) -> bytes:
-    """The lines to send up. This file is the one place of the data path where a provider key is opened."""
+def upstream_headers(provider: Provider, exchange: Exchange | None, value: Secret | None) -> bytes:
+    """The lines to send up; without an exchange those of a request of our own.
+
+    This file is the one place of the data path where a provider key is opened.
+    """
     facts = provider.dialect.upstream
-    lines = _callers_lines(exchange, provider.dialect)
+    lines = "" if exchange is None else _callers_lines(exchange, provider.dialect)
     for name, text in facts.fixed_headers:
         if not provider.headers or all(name != own for own, _ in provider.headers):
             lines += f"{name}: {text}\r\n"

@@ -1,5 +1,6 @@
 """The desk at which all stages work: what this gateway holds, put together once by the composition root."""
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -95,6 +96,12 @@ class Upstream(Protocol):
     """Sends one request to a provider. Raises UpstreamFault."""
 
     async def request(self, provider: "Provider", route: str, headers: bytes, body: bytes) -> UpstreamResponse: ...
+
+    async def ask(
+        self, provider: "Provider", method: str, target: str, headers: bytes, body: bytes
+    ) -> UpstreamResponse:
+        """About something that the provider keeps. `target` is a whole request target."""
+        ...
 
 
 class Screen(Protocol):
@@ -244,6 +251,7 @@ class Node:
         self.fresh_until = math.inf  # monotonic seconds; in a fleet, moved on while the store answers
         self.top_keys: set[str] = set()
         self.most_top_keys = 50
+        self.followed: set[asyncio.Task[None]] = set()  # work that goes on at providers
 
     def next_id(self) -> str:
         """Of a request: this process' life and a number in it."""

@@ -64,3 +64,13 @@ async def keep_made(node: Node, flight: Flight, way: Option, references: Iterabl
     made = maker.made(references, node.id_lives, node.clock.now())
     if made:
         await node.made_ids.keep(made)
+
+
+async def keep_or_count(node: Node, flight: Flight, way: Option, references: Iterable[Reference]) -> None:
+    """The same for an answer that has been paid for: it reaches its caller all the same, who cannot build upon it."""
+    try:
+        await keep_made(node, flight, way, references)
+    except Refusal:
+        assert flight.plan is not None
+        node.counters.add("bursar_ids_unkept_total", (flight.plan.team_id,))
+        flight.headers += "x-bursar-ids: not-kept\r\n"

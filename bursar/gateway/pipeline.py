@@ -28,12 +28,14 @@ from bursar.gateway.decide import apply_policy
 from bursar.gateway.deployed import understand_deployed
 from bursar.gateway.explain import explain
 from bursar.gateway.flight import Flight
+from bursar.gateway.follow import check_room
 from bursar.gateway.guard import guard
 from bursar.gateway.hand_over import hand_over
 from bursar.gateway.health import by_health
 from bursar.gateway.models import list_models
 from bursar.gateway.node import Node
 from bursar.gateway.own import check_references
+from bursar.gateway.owned import ask_about
 from bursar.gateway.price import Priced, price
 from bursar.gateway.report import report
 from bursar.gateway.routes import Route, dialect_of_path, find_route
@@ -87,6 +89,9 @@ class Pipeline:
             await hand_over(node, flight)
             return
         authenticate(node, flight)
+        if route.kind == "owned":
+            await ask_about(node, flight, route)
+            return
         if route.kind == "models":
             list_models(node, flight)
             return
@@ -94,6 +99,7 @@ class Pipeline:
             await trial(node, flight, route, self._prepare)
             return
         ways = await self._prepare(node, flight, route)
+        check_room(node, flight)
         await run_attempts(node, flight, ways)
 
     async def _prepare(self, node: Node, flight: Flight, route: Route) -> list[Priced]:

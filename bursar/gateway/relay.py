@@ -5,9 +5,10 @@ goes on being read (but not written) after the caller has left, when policy says
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 from bursar.core.errors import UpstreamFault
-from bursar.ports import EventSplitter, Exchange, StreamMeter, UpstreamResponse
+from bursar.ports import EventSplitter, StreamMeter, UpstreamResponse
 
 # Longest plausible text per output token. Providers enforce the cap themselves; this backstop must never cut an
 # honest stream, so it assumes far more bytes a token than any tokenizer averages over a whole answer.
@@ -15,6 +16,19 @@ _BYTES_PER_TOKEN = 8
 _SLACK_BYTES = 512
 
 CUT_WORD = "allowance_reached"
+
+
+class Sink(Protocol):
+    """Of an exchange what a stream needs."""
+
+    @property
+    def gone(self) -> bool: ...
+
+    def write(self, chunk: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 class Relay:
@@ -26,7 +40,7 @@ class Relay:
 
     def __init__(  # noqa: PLR0913 - one keyword a fact
         self,
-        exchange: Exchange,
+        exchange: Sink,
         response: UpstreamResponse,
         meter: StreamMeter,
         splitter: EventSplitter,

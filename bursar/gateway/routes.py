@@ -5,15 +5,17 @@ from typing import Literal, NamedTuple
 from bursar.core.calls import DialectName, Purpose
 from bursar.core.deployments import NAME
 from bursar.core.errors import Refusal
+from bursar.core.made_ids import MadeKind
 
 
 class Route(NamedTuple):
     name: str
     dialect: DialectName
     purpose: Purpose
-    kind: Literal["metered", "models", "handed", "trial"]
+    kind: Literal["metered", "models", "handed", "trial", "owned"]
     azure: bool = False  # the caller names deployments: in the path, or as the body's model
     deployment: str = ""  # the one that the path names
+    owns: MadeKind = "response"  # of an owned route: what the id in its path names
 
 
 _CHAT = Route("chat", "openai", "inference", "metered")
@@ -21,6 +23,9 @@ _COMPLETIONS = Route("completions", "openai", "inference", "metered")
 _EMBEDDINGS = Route("embeddings", "openai", "embedding", "metered")
 _MESSAGES = Route("messages", "anthropic", "inference", "metered")
 _COUNT = Route("count_tokens", "anthropic", "inference", "metered")
+_RESPONSES = Route("responses", "openai", "inference", "metered")
+_KEPT_RESPONSE = Route("responses", "openai", "inference", "owned", owns="response")
+_KEPT_CONVERSATION = Route("conversations", "openai", "inference", "owned", owns="conversation")
 _MODELS = Route("models", "openai", "inference", "models")
 _HANDED = Route("oauth", "openai", "inference", "handed")  # control answers it
 
@@ -28,6 +33,8 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/v1/chat/completions": {"POST": _CHAT},
     "/v1/completions": {"POST": _COMPLETIONS},
     "/v1/embeddings": {"POST": _EMBEDDINGS},
+    "/v1/responses": {"POST": _RESPONSES},
+    "/v1/conversations": {"POST": _KEPT_CONVERSATION},
     "/v1/messages": {"POST": _MESSAGES},
     "/v1/messages/count_tokens": {"POST": _COUNT},
     "/v1/models": {"GET": _MODELS},
@@ -58,10 +65,40 @@ ROUTES |= {
 ROUTES[TRIAL] = {"POST": _CHAT._replace(kind="trial")}
 TRIAL_OF_MESSAGE = _MESSAGES._replace(kind="trial")
 
+# Paths with ids in them, which stand where the stars are.
+OWNED: dict[str, dict[str, Route]] = {
+    "/v1/responses/*": {"GET": _KEPT_RESPONSE, "DELETE": _KEPT_RESPONSE},
+    "/v1/responses/*/cancel": {"POST": _KEPT_RESPONSE},
+    "/v1/responses/*/input_items": {"GET": _KEPT_RESPONSE},
+    "/v1/conversations/*": {"GET": _KEPT_CONVERSATION, "POST": _KEPT_CONVERSATION, "DELETE": _KEPT_CONVERSATION},
+    "/v1/conversations/*/items": {"GET": _KEPT_CONVERSATION, "POST": _KEPT_CONVERSATION},
+    "/v1/conversations/*/items/*": {"GET": _KEPT_CONVERSATION, "DELETE": _KEPT_CONVERSATION},
+}
+_LONGEST_PATH = 1024
+_ID_PLACES = (3, 5)  # among the parts of a path between slashes
+_MOST_PARTS = 6
+
+
+def ids_in(path: str) -> tuple[str, ...]:
+    """The ids in a path of `OWNED`, as they stand there: none in one of `ROUTES`."""
+    parts = path.split("/")
+    return tuple(parts[place] for place in _ID_PLACES if place < len(parts))
+
+
+def _owned(path: str) -> dict[str, Route] | None:
+    """A path that is no route as it stands: one look-up more, with stars in the place of ids."""
+    if len(path) > _LONGEST_PATH:
+        return None
+    parts = path.split("/", _MOST_PARTS)
+    for place in _ID_PLACES:
+        if place < len(parts) and parts[place]:
+            parts[place] = "*"
+    return OWNED.get("/".join(parts))
+
 
 def find_route(method: str, path: str) -> Route:
     """The route of a request. Raises Refusal(not_found | method_not_allowed)."""
-    methods = ROUTES.get(path)
+    methods = ROUTES.get(path) or _owned(path)
     if methods is None and path.startswith("/openai/"):
         methods = _azure_methods(path)
     if methods is None:

@@ -25,6 +25,7 @@ Ending = Literal[
     "cut",  # we ended the stream at its allowance
     "client_gone",  # the caller left and the upstream was not read to its end
     "upstream_broken",  # it broke off, timed out, or failed in a way that may bill
+    "followed",  # it goes on in the background: whoever follows it settles
     "filtered",  # the provider looked at the content, refused it, and bills for having looked
 ]
 
@@ -49,6 +50,7 @@ class Attempt(msgspec.Struct, kw_only=True, gc=False):
     visible_bytes: int = 0
     lagged: bool = False  # the caller read too slowly: the provider may have been ahead of what was seen
     invalid: str = ""
+    running: str = ""  # id of the response that goes on in the background
     key_value: Secret | None = None  # that the request carried
     health: Health = "none"  # what the board learns of it
     wait_ms: int | None = None  # how long the provider asked to be left alone
@@ -56,6 +58,8 @@ class Attempt(msgspec.Struct, kw_only=True, gc=False):
 
 def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
     """End the attempt's hold and give back its tokens. Synchronous: nothing can come between."""
+    if attempt.ending == "followed":
+        return
     if attempt.ending in ("unsent", "refused"):
         node.money.void(attempt.held.hold_id, attempt.ending)
         _settle_tokens(node, attempt, 0, 0)

@@ -10,6 +10,7 @@ import msgspec
 
 from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.errors import Refusal
+from bursar.core.made_ids import Reference
 from bursar.core.parts import Part, Path
 from bursar.providers.anthropic_content import read_blocks, read_cache_control, read_messages, read_tools, takes_cap
 from bursar.providers.anthropic_stream import AnthropicMeter
@@ -182,6 +183,12 @@ class Anthropic:
             reason = doubt_beside_output(usage, visible, seen)
             return (None, visible, reason) if reason else (usage, visible, "")
         return None, _count_visible(answer.content)[0], reason
+
+    def made(self, call: Call, body: bytes) -> tuple[Reference, ...]:  # noqa: ARG002 - the API keeps nothing
+        return ()
+
+    def still_running(self, body: bytes) -> bool:  # noqa: ARG002 - nor does anything run on
+        return False
 
     def stream_meter(self, call: Call, edits: Edits) -> AnthropicMeter:  # noqa: ARG002 - nothing to strip here
         return AnthropicMeter(call)

@@ -4,9 +4,12 @@ Reference: https://docs.anthropic.com/en/docs/build-with-claude/streaming. `mess
 `message_delta` the cumulative totals; pings and errors may stand anywhere.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from bursar.core.calls import Call, Usage
+from bursar.core.made_ids import Reference
 from bursar.providers.anthropic_usage import Said, onto, read_said, to_usage
 from bursar.providers.event_data import data_of
 from bursar.providers.usage_counts import UNREADABLE, doubt_beside_output, larger, utf8_bytes
@@ -48,6 +51,7 @@ _event = msgspec.json.Decoder(_Event).decode
 class AnthropicMeter:
     """`bursar.ports.StreamMeter` for "messages"."""
 
+    made: Sequence[Reference] = ()  # the API keeps nothing
     __slots__ = (
         "_block",
         "_call",

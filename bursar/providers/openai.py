@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from bursar.core.calls import Call, DialectName, Edits, Usage
+from bursar.core.made_ids import Reference
 from bursar.core.parts import Part, Path
 from bursar.ports import StreamMeter
 from bursar.providers.openai_chat import Chat
 from bursar.providers.openai_completions import Completions
 from bursar.providers.openai_embeddings import Embeddings
+from bursar.providers.openai_responses import ConversationItems, Responses
+from bursar.providers.openai_responses_usage import is_running, made_in
 from bursar.providers.rewriting import rename
 from bursar.providers.upstream_facts import UpstreamFacts, fixed_headers, request_headers, response_headers
 from bursar.providers.walk import parts_of, with_texts
@@ -30,7 +33,13 @@ class Surface(Protocol):
     def stream_meter(self, call: Call, edits: Edits) -> StreamMeter: ...
 
 
-SURFACES: dict[str, Surface] = {"chat": Chat(), "completions": Completions(), "embeddings": Embeddings()}
+SURFACES: dict[str, Surface] = {
+    "chat": Chat(),
+    "completions": Completions(),
+    "embeddings": Embeddings(),
+    "responses": Responses(),
+}
+_ITEMS = ConversationItems()
 
 
 class OpenAI:
@@ -38,7 +47,13 @@ class OpenAI:
 
     name: DialectName = "openai"
     upstream = UpstreamFacts(
-        paths={"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"},
+        paths={
+            "chat": "/chat/completions",
+            "completions": "/completions",
+            "embeddings": "/embeddings",
+            "responses": "/responses",
+            "conversations": "/conversations",
+        },
         auth="bearer",
         fixed_headers=fixed_headers(),
         request_headers=request_headers("openai-beta"),
@@ -48,6 +63,8 @@ class OpenAI:
 
     def understand(self, route: str, body: bytes) -> Call:
         """Parse strictly what is governed. Raises Refusal(malformed_request | duplicate_field | invalid_field)."""
+        if route == "conversations":
+            return _ITEMS.understand(route, body)
         return SURFACES[route].understand(body)
 
     def rename(self, body: bytes, naming: Callable[[str], str]) -> bytes:
@@ -72,3 +89,9 @@ class OpenAI:
 
     def stream_meter(self, call: Call, edits: Edits) -> StreamMeter:
         return SURFACES[call.route].stream_meter(call, edits)
+
+    def made(self, call: Call, body: bytes) -> list[Reference]:
+        return made_in(body) if call.keeps else []
+
+    def still_running(self, body: bytes) -> bool:
+        return is_running(body)

@@ -4,11 +4,13 @@ Reference: https://platform.openai.com/docs/api-reference/chat/streaming. The ch
 `choices`; some servers put usage into the final choice's chunk or, cumulative, into every one.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from bursar.core.calls import Call, Usage
+from bursar.core.made_ids import Reference
 from bursar.providers.event_data import data_of
 from bursar.providers.openai_usage import Output, TextChoice, read_counts, visible_bytes
 from bursar.providers.usage_counts import doubt_beside_output, larger, utf8_bytes
@@ -57,6 +59,7 @@ _names = msgspec.json.Decoder(_Names).decode
 class OpenAIMeter:
     """`bursar.ports.StreamMeter` for "chat"."""
 
+    made: Sequence[Reference] = ()  # the API keeps nothing
     __slots__ = (
         "_call",
         "_finished",

@@ -16,7 +16,8 @@ from bursar.stores.journal_segment import JournalDamaged
 from bursar.stores.projection import Projection
 
 TABLE = load_catalogue()
-PROVIDERS = {"chat": "openai", "completions": "openai", "embeddings": "openai", "messages": "anthropic"}
+_OPENAI = ("chat", "completions", "embeddings", "responses")
+PROVIDERS = {**dict.fromkeys(_OPENAI, "openai"), "messages": "anthropic"}
 
 
 class Attempt(NamedTuple):

@@ -255,6 +255,9 @@ class ScriptedUpstream:
         assert isinstance(answer, FakeResponse)
         return answer
 
+    async def ask(self, provider: Provider, method: str, target: str, headers: bytes, body: bytes) -> FakeResponse:
+        return await self.request(provider, f"{method} {target}", headers, body)
+
 
 class Grant(msgspec.Struct, frozen=True):
     value: Secret

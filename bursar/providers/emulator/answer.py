@@ -1,8 +1,16 @@
 """From a request to the steps of its answer: the one place where route, dialect and script meet."""
 
+from typing import Any
+
 import msgspec
 
-from bursar.providers.emulator import anthropic_answers, completions_answers, embeddings_answers, openai_answers
+from bursar.providers.emulator import (
+    anthropic_answers,
+    completions_answers,
+    embeddings_answers,
+    openai_answers,
+    responses_answers,
+)
 from bursar.providers.emulator.counts import Counts, count
 from bursar.providers.emulator.generation import generate
 from bursar.providers.emulator.request import Request
@@ -33,13 +41,19 @@ _ANTHROPIC_HEAD = (
 )
 
 
-_OPENAI = frozenset({"chat", "completions", "embeddings"})
-_SHAPES = {"chat": openai_answers, "completions": completions_answers, "messages": anthropic_answers}
+_OPENAI = frozenset({"chat", "completions", "embeddings", "responses"})
+_SHAPES: dict[str, Any] = {
+    "chat": openai_answers,
+    "completions": completions_answers,
+    "responses": responses_answers,
+    "messages": anthropic_answers,
+}
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[Step]
     counts: Counts | None  # what it uses; None = never billed
+    kept: dict[str, Any] | None = None  # a response that can be asked for later, as it is in the end
     bill_whole: bool = False  # billed in full although an error is answered
 
 
@@ -62,7 +76,8 @@ def answer(request: Request) -> Answer:
     else:
         body = shape.whole(request, generation, counts)
         steps = whole_steps(script, _head(request, 200, len(body)), body, counts.output)
-    return Answer(steps=steps, counts=counts)
+    kept = responses_answers.kept(request, generation, counts) if request.route == "responses" else None
+    return Answer(steps=steps, counts=counts, kept=kept)
 
 
 def _choices(request: Request) -> int:

@@ -14,7 +14,7 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     t: int  # ns since the epoch
     model: str
-    route: Literal["chat", "completions", "embeddings", "messages"]
+    route: Literal["chat", "completions", "embeddings", "responses", "messages"]
     key: str  # digest of the credential that came with it
     input: int
     output: int

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Literal, cast
 
 import httptools
+import msgspec
 
 from bursar.providers.emulator import anthropic_answers, openai_answers
 from bursar.providers.emulator.answer import Answer, answer, error_body, head
@@ -86,11 +87,14 @@ class Connection(asyncio.Protocol):
             return
         header = arrival.header(HEADER)
         try:
-            request = read_request(self._desk.next_id(), route, key, header, arrival.body, self._desk.seed)
+            desk = self._desk
+            request = read_request(desk.next_id(), route, key, header, arrival.body, desk.seed, desk.kept.before)
             given = answer(request)
         except (Unfit, BadScript) as error:
             self._refuse(route, 400, str(error))
             return
+        if given.kept is not None:
+            desk.kept.keep(request, given.kept)
         self._give(request, given)
 
     def _refuse(self, route: str, status: int, message: str = "") -> None:
@@ -106,9 +110,18 @@ class Connection(asyncio.Protocol):
             shape = anthropic_answers if arrival.header(b"anthropic-version") else openai_answers
             body = shape.models()
         else:
+            return self._kept_page(arrival, path)
+        return head(200, len(body)) + body
+
+    def _kept_page(self, arrival: Arrival, path: bytes) -> bytes:
+        """About something that was made before, or nothing at all."""
+        page = self._desk.kept.page(arrival.method.decode(), path.decode("latin-1"), arrival.body)
+        if page is None:
             body = error_body("messages" if b"messages" in path else "chat", 404)
             return head(404, len(body)) + body
-        return head(200, len(body)) + body
+        status, told = (401, "") if self._desk.wrong(arrival) else page
+        body = error_body("chat", status, str(told)) if status != 200 else msgspec.json.encode(told)
+        return head(status, len(body)) + body
 
     def _give(self, request: Request, given: Answer) -> None:
         """At once when nothing waits, else as a task."""

@@ -8,6 +8,7 @@ import msgspec
 
 from bursar.providers.emulator.bill import Bill, Charge, digest
 from bursar.providers.emulator.counts import Counts
+from bursar.providers.emulator.kept import Kept
 from bursar.providers.emulator.request import Request
 
 _CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
@@ -44,6 +45,7 @@ class Desk:
         self.calls = 0
         self.connections = 0
         self.credentials: Counter[str] = Counter()
+        self.kept = Kept()
         self._last: Arrival | None = None
 
     def next_id(self) -> str:

@@ -87,7 +87,8 @@ def _content(request: Request) -> tuple[str | None, str]:
         return script.text, ""
     if len(body.tools) > 4 and (tool := wanted_tool(request)) is not None:
         return _compact(sample(tool["schema"])), str(tool["name"])
-    if (len(body.response_format) > 4 or len(body.output_config) > 4) and (schema := schema_of(request)) is not None:
+    structured = len(body.response_format) > 4 or len(body.output_config) > 4 or body.text is not None
+    if structured and (schema := schema_of(request)) is not None:
         return _compact(sample(schema) if schema else {"answer": "text"}), ""
     return None, ""
 
@@ -106,11 +107,13 @@ def _reasoning(request: Request) -> int:
     body = request.body
     if body.thinking is not None:
         return 0 if body.thinking.type == "disabled" else min(32, body.thinking.budget_tokens or 32)
-    return 32 if body.reasoning_effort not in (None, "none") else 0
+    effort = body.reasoning_effort or (body.reasoning or {}).get("effort")
+    return 32 if effort not in (None, "none") else 0
 
 
 def _cap(request: Request) -> int | None:
     if request.script.ignore_max_tokens:
         return None
-    cap = request.body.max_completion_tokens
-    return cap if cap is not None else request.body.max_tokens
+    body = request.body
+    caps = (body.max_output_tokens, body.max_completion_tokens, body.max_tokens)
+    return next((cap for cap in caps if cap is not None), None)

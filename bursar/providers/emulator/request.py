@@ -1,12 +1,13 @@
 """One request as the emulator reads it. It is a provider: it checks what providers check, not what a broker governs."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
 from bursar.providers.emulator.script import Script, read_script
 
-Route = Literal["chat", "completions", "embeddings", "messages", "count_tokens"]
+Route = Literal["chat", "completions", "embeddings", "responses", "messages", "count_tokens"]
 
 ROUTES: dict[bytes, Route] = {
     b"/v1/chat/completions": "chat",
@@ -15,6 +16,8 @@ ROUTES: dict[bytes, Route] = {
     b"/completions": "completions",
     b"/v1/embeddings": "embeddings",
     b"/embeddings": "embeddings",
+    b"/v1/responses": "responses",
+    b"/responses": "responses",
     b"/v1/messages": "messages",
     b"/v1/messages/count_tokens": "count_tokens",
 }
@@ -52,6 +55,15 @@ class Body(msgspec.Struct):
     stream: bool | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, str] | None = None
+    background: bool | None = None
+    store: bool | None = None
+    reasoning: dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
     n: int | None = None
     stream_options: _Options | None = None
     tools: msgspec.Raw = msgspec.Raw()
@@ -71,6 +83,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     body: Body
     prompts: tuple[Prompt, ...]  # of completions and embeddings
     script: Script
+    before: bytes = b""  # items of a response or a conversation that this one builds upon
     size: int  # bytes of the whole body, which also seed the answer
     seed: int
 
@@ -79,6 +92,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         if self.script.input is not None:
             return self.script.input
         body = self.body
+        if self.route == "responses":
+            texts = len(body.input) + len(body.instructions or "") + len(body.tools) + len(self.before)
+            return -(-texts // TOKEN_BYTES)
         if self.prompts:
             return sum(map(prompt_tokens, self.prompts))
         return -(-(len(body.messages) + len(body.system) + len(body.tools)) // 4)
@@ -96,6 +112,8 @@ def prompt_tokens(prompt: Prompt) -> int:
 def _read_prompts(route: Route, fields: Body) -> tuple[tuple[Prompt, ...], bytes]:
     """-> (prompts, the raw value in which a script may stand). Raises Unfit."""
     name = _PROMPT.get(route)
+    if route == "responses":
+        return (), fields.input or b'""'
     if name is None:
         if not fields.messages:
             raise Unfit("messages: Field required")
@@ -124,8 +142,17 @@ def _is_tokens(value: object) -> bool:
 _body = msgspec.json.Decoder(Body)
 
 
-def read_request(name: str, route: Route, key: str, header: bytes, body: bytes, seed: int) -> Request:
-    """Raises Unfit, BadScript."""
+Kept = Callable[[Body], bytes]
+
+
+def _nothing(_body: Body) -> bytes:
+    return b""
+
+
+def read_request(
+    name: str, route: Route, key: str, header: bytes, body: bytes, seed: int, kept: Kept = _nothing
+) -> Request:
+    """`kept`: the items that a body builds upon. Raises Unfit, BadScript."""
     try:
         fields = _body.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -146,6 +173,7 @@ def read_request(name: str, route: Route, key: str, header: bytes, body: bytes, 
         body=fields,
         prompts=prompts,
         script=read_script(header, body, texts),
+        before=kept(fields),
         size=len(body),
         seed=seed + len(body),
     )
@@ -159,6 +187,10 @@ def schema_of(request: Request) -> dict[str, Any] | None:
         if wanted.get("type") == "json_schema":
             return wanted["json_schema"].get("schema") or {}
         return {} if wanted.get("type") == "json_object" else None
+    if body.text is not None and (form := body.text.get("format")):
+        if form.get("type") == "json_schema":
+            return form.get("schema") or {}
+        return {} if form.get("type") == "json_object" else None
     if len(body.output_config) > 4:
         form = msgspec.json.decode(body.output_config).get("format") or {}
         return form.get("schema") if form.get("type") == "json_schema" else None

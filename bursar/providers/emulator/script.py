@@ -46,6 +46,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     disconnect: Disconnect = ""
     disconnect_at: int | None = None  # event after which a stream breaks off; by default the middle
     abandoned: Literal["so_far", "full", "none"] = "so_far"  # what is billed when the caller leaves
+    background_s: float = 1  # how long a response takes that goes on in the background
     bill_error: bool = False  # an error status is billed all the same, as a timed-out call may be
 
 

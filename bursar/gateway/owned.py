@@ -1,0 +1,162 @@
+"""Routes about what a provider keeps: shown, listed, cancelled or deleted by the team that made it, and by nobody else.
+
+They cost nothing at the provider, so nothing is held. They are authenticated, counted against the request limits,
+looked up in our own record before anything is sent, and go to the account that made what they name.
+"""
+
+from urllib.parse import parse_qsl, urlencode
+
+from bursar.core.directory import ProviderKey
+from bursar.core.errors import ClientGone, Refusal, UpstreamFault
+from bursar.core.made_ids import MadeId, Reference, is_id, unknown_id
+from bursar.core.policy import check_content
+from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts, key_serves, usable_keys
+from bursar.gateway.admit import admit
+from bursar.gateway.flight import Flight
+from bursar.gateway.forward import answer_headers, upstream_headers
+from bursar.gateway.guard import guard
+from bursar.gateway.node import Node, Option, Provider
+from bursar.gateway.own import check_references, find_own, keep_made
+from bursar.gateway.price import no_key
+from bursar.gateway.routes import Route, ids_in
+from bursar.gateway.upstream_errors import fault_refusal, is_encoded, read_error
+from bursar.ports import UpstreamResponse
+
+_MOST_BODY = 64 * 2**20
+_QUERY = frozenset({"limit", "order", "after", "before", "include", "include[]", "include_obfuscation", "stream"})
+_NUMBERS = frozenset({"starting_after"})
+_PREFIX = "/v1"
+
+
+async def ask_about(node: Node, flight: Flight, route: Route) -> None:
+    """One request about something kept, or one that opens a conversation.
+
+    Raises Refusal(unknown_id | ids_unavailable | no_provider_key | guard_blocked | ...).
+    """
+    exchange = flight.exchange
+    await admit(node, flight)
+    body = await exchange.body()
+    ids = ids_in(exchange.path)
+    made = await find_own(node, flight, Reference(route.owns, ids[0])) if ids else None
+    if ids and not all(map(is_id, ids)):
+        raise unknown_id(route.owns)
+    if exchange.method == "POST" and route.owns == "conversation":
+        await _read(node, flight, route, body, made)
+    way = _way(node, flight, route, flight.bound or made)
+    try:
+        response = await _send(node, flight, way, route, body)
+        if response is not None:
+            await _answer(node, flight, way, made, response)
+    except UpstreamFault as fault:
+        raise fault_refusal(node, way.provider, fault) from fault
+
+
+async def _read(node: Node, flight: Flight, route: Route, body: bytes, made: MadeId | None) -> None:
+    """Items that are put into a conversation: whose they are, and what stands in them."""
+    assert flight.plan is not None
+    flight.bound = made
+    flight.call = node.dialects[route.dialect].understand(route.name, body)
+    await check_references(node, flight)
+    check_content(flight.plan, flight.call)
+    await guard(node, flight)
+
+
+def _way(node: Node, flight: Flight, route: Route, made: MadeId | None) -> Option:
+    """The account that made it; for a new conversation the first that serves the team. Raises Refusal."""
+    assert flight.plan is not None
+    team = flight.plan.team_id
+    for provider in node.providers:
+        if route.name in provider.targets and (made is None or made.provider == provider.name):
+            if provider.auth == "none":
+                return _option(provider, no_key(provider.name))
+            keys = _keys(node, provider, team, route)
+            if made is not None and made.secret in node.tenants.provider_keys:
+                keys = [key for key in keys if key.id == made.secret]
+            if keys:
+                return _option(provider, keys[0])
+    raise Refusal(
+        "no_provider_key",
+        "No provider key may be used for this by the team",
+        "Whoever runs this broker can store or tag one: `bursar secrets put`, `bursar secrets tag`",
+    )
+
+
+def _keys(node: Node, provider: Provider, team: str, route: Route) -> list[ProviderKey]:
+    """Keys for every model first: what is made with one can then be built upon with any."""
+    keys = usable_keys(node.tenants.provider_keys.values())
+    grants = node.tenants.use_grants
+    fitting = [key for key in keys if key_serves(key, provider.name, team, route.purpose, grants)]
+    return sorted(fitting, key=lambda key: (address_parts(key.address)[1] != "*", key.id))
+
+
+def _option(provider: Provider, key: ProviderKey) -> Option:
+    emulated = address_parts(key.address)[3] == EMULATOR_ENVIRONMENT
+    reached = provider.twin if emulated and provider.twin is not None else provider
+    return Option(provider=reached, key=key, upstream_model="", priced_as="")
+
+
+async def _send(node: Node, flight: Flight, way: Option, route: Route, body: bytes) -> UpstreamResponse | None:
+    """None = the provider said no, in its own words, and the caller has them. Raises UpstreamFault, Refusal."""
+    exchange, provider = flight.exchange, way.provider
+    value = None if provider.auth == "none" else (await node.leases.borrow(way.key)).value
+    if exchange.gone:
+        raise ClientGone
+    rest = exchange.path.removeprefix(f"{_PREFIX}/{route.name}")
+    target = provider.targets[route.name] + rest + _query(exchange.query)
+    headers = upstream_headers(provider, exchange, value)
+    flight.dispatched = node.clock.monotonic()
+    response = await node.upstream.ask(provider, exchange.method, target, headers, body)
+    if response.status >= 300:
+        told, instead = await read_error(node, provider, way.key, response, value)
+        if instead is not None:
+            raise instead
+        flight.word = "upstream_error"
+        _respond(flight, way, response, told)
+        return None
+    return response
+
+
+async def _answer(node: Node, flight: Flight, way: Option, made: MadeId | None, response: UpstreamResponse) -> None:
+    """Hand on what came. Ids of what was made are written down first; what was deleted is forgotten."""
+    exchange = flight.exchange
+    if is_encoded(response):
+        response.abort()
+        raise UpstreamFault("malformed", "the answer is encoded", sent=True)
+    if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+        await _relay(flight, way, response)
+        return
+    body = await response.read(_MOST_BODY)
+    if flight.call is not None:
+        await keep_made(node, flight, way, way.provider.dialect.made(flight.call, body))
+    _respond(flight, way, response, body)
+    if exchange.method == "DELETE" and made is not None and len(ids_in(exchange.path)) == 1:
+        await node.made_ids.forget(made.team, made.kind, made.id)
+
+
+def _respond(flight: Flight, way: Option, response: UpstreamResponse, body: bytes) -> None:
+    flight.status = response.status
+    flight.exchange.respond(response.status, answer_headers(flight, way.provider, response), body)
+
+
+async def _relay(flight: Flight, way: Option, response: UpstreamResponse) -> None:
+    """A response that is streamed again. It was metered, or is followed, where it was made."""
+    exchange = flight.exchange
+    exchange.on_gone = response.abort
+    exchange.on_flow = lambda stop: response.pause() if stop else response.resume()
+    flight.status = response.status
+    exchange.start(response.status, answer_headers(flight, way.provider, response))
+    try:
+        await response.relay(exchange.write)
+        exchange.finish()
+    except UpstreamFault:
+        flight.word = "client_gone" if exchange.gone else "upstream_broken"
+        exchange.abort()
+    finally:
+        exchange.on_gone = exchange.on_flow = None
+
+
+def _query(query: str) -> str:
+    """What the routes know of a query, written anew."""
+    fields = parse_qsl(query[:4096], max_num_fields=32) if query else []
+    known = [(name, text) for name, text in fields if name in _QUERY or (name in _NUMBERS and text.isdigit())]
+    return f"?{urlencode(known)}" if known else ""
