@@ -265,4 +265,4 @@ async def test_a_refusal_after_the_answer_began_breaks_it_off(make_stand: MakeSt
 async def test_a_path_is_repeated_in_part_only(make_stand: MakeStand) -> None:
     stand = make_stand()
     exchange = await stand.ask(path="/v1/" + "x" * 5000)
-    assert len(exchange.json["error"]["message"]) < 600
+    assert "x" * 300 not in exchange.json["error"]["message"]
