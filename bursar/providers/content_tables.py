@@ -32,6 +32,16 @@ TABLES: dict[str, ContentTable] = {
     ),
     "completions": ContentTable({"prompt": "user", "suffix": "user"}, _OPENAI | names("best_of echo")),
     "embeddings": ContentTable({"input": "user"}, names("model encoding_format dimensions user")),
+    "responses": ContentTable(
+        {"input": "user", "instructions": "system", "tools": "tools", "text": "tools"},
+        _OPENAI
+        | names(
+            "max_output_tokens max_tool_calls background store include metadata parallel_tool_calls top_logprobs"
+            " truncation reasoning safety_identifier prompt_cache_key prompt_cache_options prompt_cache_retention"
+            " previous_response_id conversation"
+        ),
+    ),
+    "conversations": ContentTable({"items": "user"}, names("metadata")),
     "messages": ContentTable(
         {"system": "system", "tools": "tools", "output_config": "tools"},
         _SAMPLING | names("metadata thinking speed inference_geo cache_control"),

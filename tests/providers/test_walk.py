@@ -62,10 +62,24 @@ ANTHROPIC_BLOCKS = st.recursive(
     max_leaves=4,
 )
 TOOL_OPENAI = fixed(type="function", function=fixed(name="f", description=TEXTS, parameters=OBJECTS))
+ITEMS = st.one_of(
+    fixed(role="user", content=TEXTS | st.lists(fixed(type="input_text", text=TEXTS), max_size=2)),
+    fixed(type="function_call", call_id="call_1", name="f", arguments=OBJECTS.map(json.dumps)),
+    fixed(type="function_call_output", call_id="call_1", output=TEXTS),
+    fixed(
+        type="reasoning", id="rs_1", summary=st.lists(fixed(type="summary_text", text=TEXTS)), encrypted_content="eA"
+    ),
+)
 BODIES: dict[str, st.SearchStrategy[Any]] = {
     "chat": fixed(model="m", messages=st.lists(OPENAI_MESSAGES, max_size=4), tools=st.lists(TOOL_OPENAI, max_size=2)),
     "completions": fixed(model="m", prompt=TEXTS | st.lists(TEXTS, min_size=1, max_size=3), suffix=TEXTS),
     "embeddings": fixed(model="m", input=TEXTS | st.lists(TEXTS, min_size=1, max_size=3)),
+    "responses": fixed(
+        model="m",
+        instructions=TEXTS,
+        input=TEXTS | st.lists(ITEMS, max_size=4),
+        tools=st.lists(fixed(type="function", name="f", description=TEXTS, parameters=OBJECTS), max_size=2),
+    ),
     "messages": fixed(
         model="m",
         max_tokens=9,
