@@ -71,7 +71,7 @@ def test_every_field_of_the_sdk_is_classified() -> None:
             [("file", "file-1")],
         ),
         (
-            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "https://a"}]}]},
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "u"}]}]},
             "image_url",
             [],
         ),
@@ -91,7 +91,7 @@ def test_every_field_of_the_sdk_is_classified() -> None:
                     {
                         "type": "computer_call_output",
                         "call_id": "c",
-                        "output": {"type": "computer_screenshot", "file_id": "f"},
+                        "output": {"type": "screen", "file_id": "f"},
                     }
                 ]
             },
@@ -183,10 +183,13 @@ FIELDS = ["input", "tools", "conversation", "previous_response_id", "prompt", "r
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4))
 @settings(max_examples=300, deadline=None)
 def test_any_body_is_understood_or_refused_and_no_file_id_is_overlooked(fields: dict[str, Any]) -> None:
+    words = []
     try:
         call = understood(**fields)
     except Refusal as refusal:
-        assert refusal.word in ("invalid_field", "malformed_request", "duplicate_field")
+        words.append(refusal.word)
+    assert set(words) <= {"invalid_field", "malformed_request", "duplicate_field"}
+    if words:
         return
     for item in fields["input"] if isinstance(fields.get("input"), list) else []:
         content = item.get("content") if isinstance(item, dict) else None
@@ -255,7 +258,7 @@ def test_what_is_billed_is_what_is_read(script: dict[str, Any], stream: bool) ->
         assert b"".join(map(meter.feed, events)) == b"".join(events)
         usage, visible = meter.usage, meter.visible_bytes
         assert meter.ended
-        assert list(meter.made)[0] == ("response", f"resp_{'0' * 24}")
+        assert next(iter(meter.made)) == ("response", f"resp_{'0' * 24}")
         assert set(meter.made) == set(OPENAI.made(call, emulated(False, **script)[0][0]))
     else:
         usage, visible, reason = OPENAI.read_usage(call, events[0])

@@ -66,9 +66,7 @@ ITEMS = st.one_of(
     fixed(role="user", content=TEXTS | st.lists(fixed(type="input_text", text=TEXTS), max_size=2)),
     fixed(type="function_call", call_id="call_1", name="f", arguments=OBJECTS.map(json.dumps)),
     fixed(type="function_call_output", call_id="call_1", output=TEXTS),
-    fixed(
-        type="reasoning", id="rs_1", summary=st.lists(fixed(type="summary_text", text=TEXTS)), encrypted_content="eA"
-    ),
+    fixed(type="reasoning", id="rs_1", summary=st.lists(fixed(type="summary_text", text=TEXTS))),
 )
 BODIES: dict[str, st.SearchStrategy[Any]] = {
     "chat": fixed(model="m", messages=st.lists(OPENAI_MESSAGES, max_size=4), tools=st.lists(TOOL_OPENAI, max_size=2)),
