@@ -18,6 +18,7 @@ from bursar.faces.cli_estimate import add_estimate
 from bursar.faces.cli_explain import add_explain
 from bursar.faces.cli_fleet import add_nodes
 from bursar.faces.cli_history import add_history
+from bursar.faces.cli_import import import_group
 from bursar.faces.cli_keys import keys_group
 from bursar.faces.cli_login import add_login, sessions_group
 from bursar.faces.cli_map import add_map
@@ -109,6 +110,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     add_checklist(app, locate)
     add_apply(app, locate)
     add_explain(app, locate)
+    app.add_typer(import_group(locate), name="import")
     app.add_typer(trust_group(locate), name="trust")
     app.add_typer(tokens_group(locate), name="tokens")
     add_token(app, locate)
