@@ -14,6 +14,7 @@ A key is named by its public id, or by a name of the file's own: its text never 
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -203,10 +204,15 @@ def _at(ns: int | None) -> str | None:
     return None if ns is None else instant(ns)
 
 
+@cache  # there may be hundreds of thousands of a few kinds
+def _fields_of(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
+
+
 def _compact(value: msgspec.Struct, skip: tuple[str, ...] = ()) -> dict[str, Any]:
     """A struct as plain data without the fields that are at their default."""
     said = {}
-    for field in msgspec.structs.fields(value):
+    for field in _fields_of(type(value)):
         held = getattr(value, field.name)
         if field.name not in skip and held != field.default and not _is_empty(held, field):
             said[field.encode_name] = _plain(held)

@@ -22,7 +22,7 @@ from bursar.ports import Entropy
 MOST_CHANGES = 20_000
 """In one apply: it is one transaction, one frame to each gateway, and one entry that `undo` takes back."""
 
-_PIECE = 500  # objects that are looked at before others get their turn
+_PIECE = 200  # objects that are looked at before others get their turn
 _NEWEST = 2**62
 _SHOWN = 20
 

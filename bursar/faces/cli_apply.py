@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from bursar.control.manifest_shapes import SECTIONS
 from bursar.control.manifest_yaml import to_yaml
 from bursar.core.strict import Fault
 from bursar.faces.cli_keys import Yes, day_of
-from bursar.faces.cli_terminal import PENDING, USAGE, Locate, Terminal, Trouble, command
+from bursar.faces.cli_terminal import NOT_REACHABLE, PENDING, USAGE, Locate, Terminal, Trouble, command
 from bursar.faces.client import ApiRefusal, NotReachable
 from bursar.faces.plan_view import sum_of, write_plan
 from bursar.faces.tables import Column, secret_panel, write
@@ -80,37 +81,60 @@ def ask_plan(terminal: Terminal, merged: Merged, take_over: bool = False) -> dic
     return dict(_call(terminal, merged, "/plans", {**_body(merged), "take_over": take_over}))
 
 
-def carry_out(terminal: Terminal, merged: Merged, keys_to: Path | None, yes: bool, break_glass: str = "") -> None:
-    """Plan, show, ask, apply."""
+def carry_out(
+    terminal: Terminal,
+    merged: Merged,
+    keys_to: Path | None,
+    yes: bool,
+    break_glass: str = "",
+    *,
+    besides: Mapping[str, Any] | None = None,
+) -> None:
+    """Plan, show, ask, apply. `besides`: what else the JSON tells."""
     found = ask_plan(terminal, merged, bool(break_glass))
     if not terminal.as_json:
         write_plan(terminal.out, found)
     if not found["steps"]:
         if terminal.as_json:
-            terminal.json({"applied": False, "plan": found, "keys": []})
+            terminal.json({"applied": False, "plan": found, "keys": [], **(besides or {})})
         return
     terminal.confirm(f"{sum_of(found).plain}. Carry it out?", yes)
     place = KeyFile(keys_to, found)
     body = {**_body(merged), "plan": found["plan"], "version": found["version"], "break_glass": break_glass}
     try:
         done = _call(terminal, merged, "/applies", body)
-    except (ApiRefusal, NotReachable):
+    except ApiRefusal:
         place.discard()
         raise
-    _tell_done(terminal, found, done, place, "applied")
+    except NotReachable as error:
+        place.discard()
+        hint = "See with `bursar plan`; where new keys were made, give them texts: bursar keys rotate ID"
+        message = f"{error}: it is not known whether the plan was carried out, all of it or nothing"
+        raise Trouble(message, hint, NOT_REACHABLE, "not_reachable") from None
+    _tell_done(terminal, found, done, place, "applied", besides)
 
 
-def _tell_done(terminal: Terminal, found: dict[str, Any], done: dict[str, Any], place: "KeyFile", word: str) -> None:
+def _tell_done(
+    terminal: Terminal,
+    found: dict[str, Any],
+    done: dict[str, Any],
+    place: "KeyFile",
+    word: str,
+    besides: Mapping[str, Any] | None = None,
+) -> None:
     place.write(done["keys"])
     keys = place.shown(done["keys"])
     if terminal.as_json:
         undo = terminal.api.undo
-        terminal.json({"applied": True, "version": done["version"], "undo": undo, "plan": found, "keys": keys})
+        terminal.json(
+            {"applied": True, "version": done["version"], "undo": undo, "plan": found, "keys": keys, **(besides or {})}
+        )
         return
     if not place.path:
         for key in keys:
             write(terminal.out, secret_panel(f"Key {key['name']} of team {key['team']}", key["text"]))
-    told = f"; {len(keys)} new keys in {place.path}" if place.path and keys else ""
+    plural = "" if len(keys) == 1 else "s"
+    told = f"; {len(keys)} new key{plural} in {place.path}" if place.path and keys else ""
     terminal.done(f"{word}: the directory is at version {done['version']}{told}", done)
 
 

@@ -22,7 +22,7 @@ from bursar.faces.cli_apply import KeysTo, carry_out
 from bursar.faces.cli_keys import Yes
 from bursar.faces.cli_terminal import REFUSED, USAGE, Locate, Terminal, Trouble, command
 from bursar.faces.client import ApiRefusal
-from bursar.faces.tables import Column, table, write
+from bursar.faces.tables import Column, write
 
 TagOption = Annotated[
     list[str],
@@ -223,7 +223,7 @@ def _from_litellm(group: typer.Typer, locate: Locate) -> None:
                 "LiteLLM keeps hashes of its keys: each gets a new text; --keys-to FILE has name, id and text"
             )
         merged = Merged(given=Given(documents=found.documents), places={})
-        carry_out(terminal, merged, keys_to, yes)
+        carry_out(terminal, merged, keys_to, yes, besides=_as_json(found))
         _provider_keys(terminal, found, file, owner, yes)
 
 
@@ -241,9 +241,9 @@ def _keep_owner(terminal: Terminal, found: Imported, owner: str) -> None:
 def _report(terminal: Terminal, found: Imported) -> None:
     if terminal.as_json:
         return
-    columns = (Column("setting"), Column("outcome", keep=True), Column("what became of it"))
-    rows = [(line.path, line.outcome, line.told) for line in found.lines]
-    write(terminal.out, table(columns, rows, "nothing was found", terminal.out.width))
+    for line in found.lines:
+        style = _STYLES[line.outcome]
+        write(terminal.out, Text.assemble((f"{line.outcome:<12} ", style), (line.path, "bold"), f"  {line.told}"))
     counts = [(name, sum(line.outcome == name for line in found.lines)) for name in _STYLES]
     text = Text("Report: ", style="bold")
     for index, (name, count) in enumerate(counts):
