@@ -124,6 +124,13 @@ class _Conversion:
             if name not in QUIET:
                 self.out.say(given.at(name), "left", why_left(name, value))
 
+    def _list(self, given: _Taken, name: str) -> list[Any]:
+        """What should be a list; anything else is reported."""
+        found = given.take(name)
+        if found is not None and not isinstance(found, list):
+            self.out.say(given.at(name), "left", "is no list")
+        return found if isinstance(found, list) else []
+
     # ---- config.yaml
 
     def _config(self, config: Any) -> None:
@@ -131,7 +138,7 @@ class _Conversion:
             self.out.say("config", "left", "is no mapping of settings")
             return
         given = _Taken(config, "config")
-        for index, entry in enumerate(given.take("model_list") or []):
+        for index, entry in enumerate(self._list(given, "model_list")):
             self._one(f"model_list[{index}]", entry, self._model)
         self._join_keys()
         for section in ("litellm_settings", "general_settings", "router_settings", "environment_variables"):
@@ -272,8 +279,8 @@ class _Conversion:
         return {**({"models": models} if models is not None else {}), **({"limits": limits} if limits else {})}
 
     def _models_of(self, given: _Taken, scope: str, team: str) -> list[str] | None:
-        asked = given.take("models")
-        if not isinstance(asked, list) or _ALL_MODELS & set(map(str, asked)):
+        asked = self._list(given, "models")
+        if not asked or _ALL_MODELS & set(map(str, asked)):
             return None
         models = list(dict.fromkeys(self._alias.get(str(model), str(model).rpartition("/")[2]) for model in asked))
         self.out.say(given.at("models"), "taken", ", ".join(models))
@@ -287,9 +294,11 @@ class _Conversion:
     def _tags(self, given: _Taken) -> list[str]:
         metadata = given.take("metadata")
         if not isinstance(metadata, Mapping):
+            if metadata is not None:
+                self.out.say(given.at("metadata"), "left", "is no mapping of settings")
             return []
         below = _Taken(metadata, given.at("metadata"))
-        tags = [str(tag) for tag in below.take("tags") or []]
+        tags = [str(tag) for tag in self._list(below, "tags")]
         found = list(dict.fromkeys(id_from(tag, ()) for tag in tags))
         if tags:
             self.out.say(below.at("tags"), "taken" if tags == found else "approximated", ", ".join(found))

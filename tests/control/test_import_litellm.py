@@ -180,6 +180,11 @@ _OBJECTS = st.dictionaries(
 )
 
 
+def says(value: Any) -> bool:
+    """Whether there is anything to lose."""
+    return any(map(says, value.values())) if isinstance(value, dict) else value not in (None, [], "")
+
+
 @given(
     config=_SETTINGS | _VALUES, rows=st.lists(_OBJECTS | _VALUES, max_size=3), kind=st.sampled_from(["keys", "teams"])
 )
@@ -189,8 +194,7 @@ def test_whatever_it_is_given_nothing_falls_over_and_nothing_is_lost(config: Any
     paths = [line.path for line in found.lines]
     if isinstance(config, dict):
         for name, value in config.items():
-            empty = value in (None, [], {}, "")
-            assert empty or any(path.startswith((name, f"config.{name}", "config")) for path in paths), name
+            assert not says(value) or any(path.startswith((name, f"config.{name}", "config")) for path in paths), name
     for index, row in enumerate(rows):
         if isinstance(row, dict):
             assert any(path.startswith(f"{kind}[{index}]") for path in paths)

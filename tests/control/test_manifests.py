@@ -563,7 +563,7 @@ def planted(folder: Path, entities: list[Entity]) -> Desk:
     return desk
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(entities=directories())
 def test_any_directory_is_exported_and_made_again(
     tmp_path_factory: pytest.TempPathFactory, entities: list[Entity]
