@@ -77,7 +77,7 @@ def build_cli(offline: Offline) -> typer.Typer:
         epilog=EPILOG,
         no_args_is_help=True,
         pretty_exceptions_enable=False,  # its tracebacks show local variables, and those may hold a secret
-        add_completion=False,
+        add_completion=True,
     )
     locate = offline.locate
     _add_node(app, offline)

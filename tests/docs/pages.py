@@ -70,6 +70,7 @@ class Reader:
             "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "BURSAR_CONFIG": str(broker.config_file),
             "BURSAR_DATA": str(broker.data),
+            "CHECKOUT": str(ROOT),
         }
 
     def fitted(self, text: str) -> str:

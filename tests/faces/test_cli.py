@@ -539,3 +539,17 @@ def test_deployments(cli: Cli) -> None:
         cli("models", "unmap", "chat-prod", *one)
     assert "unknown_id" in cli("models", "unmap", "chat-prod", code=REFUSED).output
     assert "bursar models map" in cli("models", "list").output, "what to type next"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("bursar ke", "keys"), ("bursar keys cre", "create"), ("bursar usage --b", "--by")]
+)
+def test_a_shell_is_told_how_words_go_on(cli: Cli, typed: str, offered: str) -> None:
+    cli.env = {
+        "_BURSAR_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(typed.split()) - 1),
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
+    result = CliRunner().invoke(cli.app, [], env=cli.env, prog_name="bursar")
+    assert offered in result.output.split()
