@@ -1,4 +1,4 @@
-"""Embeddings and legacy completions when the provider stalls, breaks off or lies, or the caller leaves."""
+"""Embeddings, legacy completions and responses when the provider stalls, breaks off or lies, or the caller leaves."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from tests.faults.caller import Answer, ask, script
 ROUTES = {
     "embeddings": ("/v1/embeddings", {"model": "text-embedding-3-small"}, "input"),
     "completions": ("/v1/completions", {"model": "gpt-3.5-turbo-instruct", "max_tokens": 100}, "prompt"),
+    "responses": ("/v1/responses", {"model": "gpt-4o-mini", "max_output_tokens": 100}, "input"),
 }
 LIES = ("negative", "huge", "missing", "zero", "text")
 STALLS = ("head", "first_byte", "mid_stream", "before_usage")
@@ -47,7 +48,7 @@ def play(impatient: Broker, tenants: Tenants, books: Books, numbers: Iterator[in
             for case, key, number in zip(cases, keys, asked, strict=True):
                 path, fields, field = ROUTES[case.route]
                 body = {**fields, field: "x" * 1200 + script(input=number, **case.said)}
-                if case.route == "completions":
+                if case.route != "embeddings":
                     body["stream"] = case.stream
                 leave = case.leave_after
                 calls.append(ask(impatient.data_port, key.text, body, path=path, leave_after=leave, seconds=20))
@@ -65,7 +66,7 @@ def play(impatient: Broker, tenants: Tenants, books: Books, numbers: Iterator[in
 
 
 def ways() -> list[tuple[str, bool]]:
-    return [("embeddings", False), ("completions", False), ("completions", True)]
+    return [("embeddings", False), *product(("completions", "responses"), (False, True))]
 
 
 def covered(done: Done) -> None:
@@ -110,16 +111,17 @@ def test_an_error_that_is_billed_all_the_same(play: Any) -> None:
 
 def test_a_caller_who_leaves_pays_what_was_made(play: Any) -> None:
     said = {"output": 60, "chunk_ms": 5, "abandoned": "full"}
-    for done in play([Case("completions", said, stream=True, leave_after=at) for at in (1, 5, 20)]):
+    routes = ("completions", "responses")
+    for done in play([Case(route, said, stream=True, leave_after=at) for route, at in product(routes, (1, 5, 20))]):
         assert done.answer.left
         assert done.bill <= done.row.cost <= done.row.held, done
 
 
 def test_a_stream_past_its_allowance_is_cut_and_covered(play: Any) -> None:
     said = {"output": 3000, "ignore_max_tokens": True, "chunk_ms": 0.1, "chunks": 1000}
-    (done,) = play([Case("completions", said, stream=True)])
-    assert done.row.outcome == "cut"
-    assert done.answer.events[-1]["bursar"]["code"] == "allowance_reached"
+    for done in play([Case(route, said, stream=True) for route in ("completions", "responses")]):
+        assert done.row.outcome == "cut"
+        assert done.answer.events[-1]["bursar"]["code"] == "allowance_reached"
 
 
 async def test_a_gateway_killed_in_the_middle_loses_no_money(make_broker: Callable[..., Broker]) -> None:
@@ -129,14 +131,14 @@ async def test_a_gateway_killed_in_the_middle_loses_no_money(make_broker: Callab
     for number, (route, stream) in enumerate(ways(), 301):
         path, fields, field = ROUTES[route]
         text = "x" * 1200 + script(input=number, output=40, latency_ms=60_000, abandoned="full")
-        body = {**fields, field: text, **({"stream": stream} if route == "completions" else {})}
+        body = {**fields, field: text, **({"stream": stream} if route != "embeddings" else {})}
         calls.append(asyncio.create_task(ask(broker.data_port, key.text, body, path=path)))
     held = lambda: [row for row in books.attempts(key.id) if row.state == "HELD"]  # noqa: E731
     await asyncio.to_thread(until, lambda: len(held()) == len(calls), 30, "every call to be held")
     broker.wait_replaced("gateway", broker.kill("gateway"))
     assert all(answer.status == 0 for answer in await asyncio.gather(*calls))
     rows = await asyncio.to_thread(books.settled, key.id, len(calls))
-    charges = await asyncio.to_thread(books.billed, [301, 302, 303], len(calls))
+    charges = await asyncio.to_thread(books.billed, [301 + n for n in range(len(calls))], len(calls))
     assert all((row.state, row.exact, row.cost) == ("POSTED", False, row.held) for row in rows)
     assert sum(row.cost for row in rows) >= sum(map(price_of, charges))
     assert books.proven().open_holds == 0

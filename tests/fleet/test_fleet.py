@@ -199,3 +199,29 @@ def _listed(node: Broker, path: str, **query: str) -> list[dict[str, str]]:
     answer = node.admin("GET", f"/v1/admin/{path}", params={**query, "limit": "500"})
     assert answer.status_code == 200, answer.text
     return list(answer.json()["items"])
+
+
+def test_an_id_made_on_one_is_its_teams_on_all_at_once(fleet: Fleet, tenants: Tenants) -> None:
+    """Each node has an emulator of its own: who asks it on, and is told `not found` by it, has known the id."""
+    key, other = tenants.key(budget={"limit_usd": "1.00"}), tenants.key(budget={"limit_usd": "1.00"})
+    for node in fleet.nodes:
+        for text in (key.text, other.text):
+            fleet.calls_until(node, text, works, 20)
+    body = {"model": "gpt-4o-mini", "input": "Hello", "max_output_tokens": 16}
+    for number in range(15):
+        maker = fleet.nodes[number % 3]
+        made = _ask(maker, key.text, "POST", "", body)
+        assert made.status_code == 200, made.text
+        path = f"/{made.json()['id']}"
+        assert _ask(maker, key.text, "GET", path).json()["id"] == made.json()["id"]
+        for node in fleet.nodes:
+            assert word(_ask(node, other.text, "GET", path)) == "unknown_id"
+            assert word(_ask(node, key.text, "GET", path)) == ""
+            built_upon = {**body, "previous_response_id": made.json()["id"]}
+            assert word(_ask(node, other.text, "POST", "", built_upon)) == "unknown_id"
+            assert word(_ask(node, key.text, "POST", "", built_upon)) == ""
+
+
+def _ask(node: Broker, key: str, method: str, path: str, body: object = None) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.request(method, f"{node.url}/v1/responses{path}", headers=headers, json=body, timeout=20)
