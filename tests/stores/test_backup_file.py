@@ -18,6 +18,7 @@ PARTS = {
     "secrets.db": b"s" * 5000,
     "journal/journal-00000001.log": bytes(range(256)) * 100,
     "audit.db": b"",
+    "made-ids.log": b"x" * 90,
     "audit-chains/b.db": b"c" * 9,
 }
 
