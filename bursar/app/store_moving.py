@@ -1,4 +1,5 @@
-"""A whole store on its way between a data folder and PostgreSQL: ledger, directory with history, sealed secrets, audit.
+"""A whole store on its way between a data folder and PostgreSQL: ledger, directory with history, sealed secrets, audit,
+whose the ids are that providers made.
 
 Everything is proven where it lies before anything is written, and proven again where it has arrived: ledger and audit
 by their independent readers, tables by digests, secrets by unlocking each with the wrapping keys at hand. What was
@@ -39,6 +40,8 @@ from bursar.control.verify_ledger_rows import RowsReport, verify_rows
 from bursar.secrets.sealing import check_unlocks, wrapper_ids
 from bursar.stores.audit_moving import bring_chain_here, bring_chain_there, same_chain
 from bursar.stores.journal_segment import segment_numbers, take_lock
+from bursar.stores.made_ids_file import FILE as IDS
+from bursar.stores.made_ids_moving import bring_ids_here, bring_ids_there, no_ids_there
 from bursar.stores.moving import CannotMove, Progress, Sum
 from bursar.stores.postgres import Connection, Postgres
 from bursar.stores.postgres_money_export import Export
@@ -100,6 +103,9 @@ class Move:
                 for part in PARTS
                 for found in await bring_part_there(part, self._folder, self._store, db, self._progress)
             ]
+            async with db.transaction():
+                await db.execute(NO_HASTE)
+                sums += await bring_ids_there(self._folder, self._store, db, self._progress)
             for chain, path in self._chains_here().items():
                 with closing(open_database(path, "audit")) as here:
                     await bring_chain_there(here, self._store, chain, self._progress)
@@ -121,6 +127,7 @@ class Move:
         state = await db.fetchrow(sql(_STATE))
         if state is None:
             full = [part.name for part in PARTS if not await is_empty(part, self._store, db)]
+            full += [] if await no_ids_there(self._store, db) else ["ids that providers made"]
             full += ["audit"] if await db.fetchval(sql(_RECORDS)) else []
             full += ["ledger"] if await db.fetchval(sql(_LEDGER)) else []
             if full:
@@ -167,7 +174,7 @@ class Move:
         """Files of another store are told before anything is read."""
         if (self._folder / MOVING).exists():
             return
-        names = [part.file for part in PARTS] + ["audit.db", CHAINS]
+        names = [part.file for part in PARTS] + ["audit.db", CHAINS, IDS]
         found = [name for name in names if (self._folder / name).exists()]
         if segment_numbers(self._folder / "journal"):
             found.append("a journal")
@@ -184,6 +191,7 @@ class Move:
                 for part in PARTS
                 for found in await bring_part_here(part, self._folder, self._store, db, self._progress)
             ]
+            sums += await bring_ids_here(self._folder, self._store, db, self._progress)
             for chain in await chain_names(db, self._store):
                 await self._bring_chain(db, chain)
         return sums

@@ -60,7 +60,7 @@ class MadeIdsFile:
     async def keep(self, made: Sequence[MadeId]) -> None:
         """Raises Refusal(ids_unavailable), and then nothing of it is known."""
         await self._opened()
-        self._append([_line(_encode(one)) for one in made])
+        self._append([encoded_line(one) for one in made])
         for one in made:
             self._take(one)
         await self._settle()
@@ -193,10 +193,10 @@ class MadeIdsFile:
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             for part in _slices(known):
-                lines = b"".join([_line(_encode(one)) for one in part])
-                await asyncio.to_thread(_write_all, descriptor, lines)
+                lines = b"".join([encoded_line(one) for one in part])
+                await asyncio.to_thread(write_all, descriptor, lines)
             await asyncio.to_thread(os.fdatasync, descriptor)
-            _write_all(descriptor, b"".join(self._meanwhile))  # nothing is awaited from here to the end
+            write_all(descriptor, b"".join(self._meanwhile))  # nothing is awaited from here to the end
             os.rename(beside, self._path)  # noqa: PTH104 - one call, nothing in between
         except BaseException:
             os.close(descriptor)
@@ -211,11 +211,16 @@ def _slices(known: Sequence[MadeId]) -> Iterator[Sequence[MadeId]]:
         yield known[start : start + _SLICE]
 
 
+def encoded_line(made: MadeId) -> bytes:
+    """The line that tells of it."""
+    return _line(_encode(made))
+
+
 def _line(body: bytes) -> bytes:
     return b"%08x %b\n" % (crc32(body), body)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
 

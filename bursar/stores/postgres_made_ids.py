@@ -23,7 +23,8 @@ _CROWD_OUT = """DELETE FROM bursar.made_id WHERE (team, kind, id) IN (
 
 _EVERY = 256  # ids kept by this node, of a team, before it looks again for what expired or is too much
 
-_made = msgspec.json.Decoder(MadeId).decode
+made_of = msgspec.json.Decoder(MadeId).decode
+COLUMNS = ("team", "kind", "id", "made_at", "expires_at", "body")
 
 
 class PostgresMadeIds:
@@ -38,7 +39,7 @@ class PostgresMadeIds:
 
     async def keep(self, made: Sequence[MadeId]) -> None:
         distinct = {one.name: one for one in made}
-        rows = [_row(distinct[name]) for name in sorted(distinct)]  # one order: two acts never wait for one another
+        rows = [row_of(distinct[name]) for name in sorted(distinct)]  # one order: two acts never wait for one another
         if not rows:
             return
         with named_faults("ids_unavailable", "The id was not kept"):
@@ -51,7 +52,7 @@ class PostgresMadeIds:
         with named_faults("ids_unavailable", "The id was not looked up"):
             async with self._store.connection() as db:
                 body = await db.fetchval(self._store.sql(_FIND), team, kind, made_id, self._clock.now())
-        return None if body is None else _made(body)
+        return None if body is None else made_of(body)
 
     async def forget(self, team: str, kind: MadeKind, made_id: str) -> None:
         with named_faults("ids_unavailable", "The id was not forgotten"):
@@ -71,5 +72,6 @@ class PostgresMadeIds:
                 await db.execute(self._store.sql(_CROWD_OUT), team, self._most_of_team)
 
 
-def _row(made: MadeId) -> tuple[object, ...]:
+def row_of(made: MadeId) -> tuple[object, ...]:
+    """By COLUMNS."""
     return (*made.name, made.made_at, made.expires_at, msgspec.json.encode(made).decode())

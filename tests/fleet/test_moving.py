@@ -1,5 +1,6 @@
 """A store moves house: from a data folder to PostgreSQL, killed on the way, served from there, and moved back."""
 
+import asyncio
 import json
 import os
 import random
@@ -11,8 +12,12 @@ from typing import Any
 
 import httpx
 
+from bursar.core.made_ids import MadeKind
+from bursar.stores.made_ids_file import FILE, MadeIdsFile
+from tests.conformance.test_made_ids import made
 from tests.e2e.broker import Broker
 from tests.fleet.harness import CHAT
+from tests.gateway.fakes import FakeClock
 from tests.postgres import PostgresServer
 
 
@@ -58,6 +63,7 @@ def test_a_store_moves_there_and_back_killed_on_the_way(tmp_path: Path, postgres
         before = said(home)
     finally:
         home.close()
+    asyncio.run(keep_ids(home.data))
 
     fleet = at(tmp_path, url, "postgres", home.data)
     there = ("store", "migrate", "--from", "embedded", "--to", "postgres")
@@ -67,6 +73,8 @@ def test_a_store_moves_there_and_back_killed_on_the_way(tmp_path: Path, postgres
     moved = finished(fleet, there, dice)
     assert moved["holds"] == 2
     assert moved["audit records"] > 5
+    named = "SELECT string_agg(id, ' ' ORDER BY id) FROM bursar.made_id"
+    assert postgres_server.psql(named, url.rpartition("/")[2]) == "file-1 resp_1"
     assert fleet.cli_json("ledger", "verify")["ok"]
     assert fleet.cli_json("audit", "verify")["ok"]
     assert "already" in fleet.cli(*there, check=False).stderr
@@ -88,6 +96,7 @@ def test_a_store_moves_there_and_back_killed_on_the_way(tmp_path: Path, postgres
     time_of_lease(postgres_server, url)
     returned = finished(again, back, dice)
     assert returned["holds"] == 3
+    assert asyncio.run(known_ids(again.data)) == [True, True, False]
     home = at(tmp_path, url, "embedded", again.data).start(60)
     try:
         assert said(home) == after
@@ -97,6 +106,27 @@ def test_a_store_moves_there_and_back_killed_on_the_way(tmp_path: Path, postgres
         assert home.cli_json("ledger", "verify")["holds"] == 4
     finally:
         home.close()
+
+
+NAMES: list[tuple[str, MadeKind]] = [("resp_1", "response"), ("file-1", "file"), ("resp_2", "response")]
+
+
+def ids_in(data: Path) -> MadeIdsFile:
+    return MadeIdsFile(data / FILE, FakeClock(), most_of_team=9, most=9)
+
+
+async def keep_ids(data: Path) -> None:
+    store = ids_in(data)
+    await store.keep([made(name, kind=kind) for name, kind in NAMES])
+    await store.forget("team-1", "response", "resp_2")
+    await store.close()
+
+
+async def known_ids(data: Path) -> list[bool]:
+    store = ids_in(data)
+    found = [await store.find("team-1", kind, name) for name, kind in NAMES]
+    await store.close()
+    return [one is not None for one in found]
 
 
 def time_of_lease(server: PostgresServer, url: str) -> None:
