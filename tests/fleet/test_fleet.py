@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -225,3 +226,21 @@ def test_an_id_made_on_one_is_its_teams_on_all_at_once(fleet: Fleet, tenants: Te
 def _ask(node: Broker, key: str, method: str, path: str, body: object = None) -> httpx.Response:
     headers = {"authorization": f"Bearer {key}"}
     return httpx.request(method, f"{node.url}/v1/responses{path}", headers=headers, json=body, timeout=20)
+def test_what_one_refused_any_other_explains(fleet: Fleet, tenants: Tenants) -> None:
+    """A refusal by its record, an ordinary call by its record and the shared ledger."""
+    a, b, _ = fleet.nodes
+    key = tenants.key({"models": ["gpt-4o-mini"]}, budget={"limit_usd": "1.00"})
+    fleet.calls_until(b, key.text, works, 20)
+    no, yes = fleet.call(b, key.text, model="gpt-4o"), fleet.call(b, key.text)
+    assert word(no) == "model_not_allowed"
+
+    def told(answer: httpx.Response) -> dict[str, Any]:
+        request_id = answer.headers["x-bursar-request-id"]
+        return dict(a.admin("GET", f"/v1/admin/decisions/{request_id}").json())
+
+    until(lambda: told(no).get("recorded") and [it["state"] for it in told(yes).get("attempts", ())] == ["POSTED"])
+    found = told(no)
+    assert found["decision"]["node"] == fleet.nodes[1].admin("GET", "/v1/admin/status").json()["node"]
+    assert found["decision"]["binding"] == "models/models"
+    assert f"bursar keys update {key.id} --set models=gpt-4o-mini,gpt-4o" in {it["command"] for it in found["lifts"]}
+    assert told(yes)["told"] == "allowed"

@@ -229,3 +229,24 @@ def test_a_call_can_be_asked_about_again() -> None:
     )
     again = call_of(msgspec.convert(msgspec.to_builtins(facts_of(call)), CallFacts))
     assert again == msgspec.structs.replace(call, body=b"", unknown_fields=("field0",), user="")
+
+
+async def test_a_full_disk_loses_whole_batches_is_told_and_ends_by_itself(tmp_path: Path) -> None:
+    kept = DecisionsDb(tmp_path / "explain.db")
+    decisions = Decisions(kept, FakeClock(), keep_s=3600, most=10**6)
+
+    def shipped(number: int) -> Batch:
+        return batch(number, *(refused(number * 100 + i, message="x" * 2000) for i in range(50)))[1]
+
+    await decisions.take("node-1", shipped(1))
+    assert kept._opened is not None
+    kept._opened.execute("PRAGMA max_page_count = 40")  # SQLITE_FULL, as a full disk gives it
+    await decisions.take("node-1", shipped(2))
+    assert decisions.lost == 50
+    assert "full" in decisions.fault
+    assert await decisions.find("req_0200") is None  # all of a batch, or nothing
+    await decisions.take("node-1", shipped(3))  # opened anew: there is room again
+    assert decisions.fault == ""
+    assert await decisions.find("req_0301") is not None
+    assert decisions.lost == 50
+    decisions.close()
