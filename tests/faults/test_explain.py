@@ -37,6 +37,8 @@ def kept(broker: Broker) -> set[str]:
     if not path.exists():
         return set()
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        if not db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'decision'").fetchone()[0]:
+            return set()  # it is being made
         return {request_id for (request_id,) in db.execute("SELECT request_id FROM decision")}
 
 
