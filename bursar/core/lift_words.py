@@ -105,6 +105,8 @@ PLAIN: dict[str, tuple[Lift, ...]] = {
     ),
     "upstream_unreachable": _time(_UPSTREAM, "bursar status"),
     "upstream_timeout": _time(_UPSTREAM),
+    "upstream_unavailable": _time(_UPSTREAM, "bursar status"),
+    "unknown_id": _caller("Use an id that a call of the same team was given, while it is kept"),
     "upstream_broken": _time(_UPSTREAM),
     "upstream_error": (Lift(who="nobody", says="The provider's own refusal was handed on: its message says why"),),
     "store_unavailable": _machine("Money cannot be written: free the disk, or mend the database; it opens by itself"),

@@ -226,6 +226,8 @@ def test_an_id_made_on_one_is_its_teams_on_all_at_once(fleet: Fleet, tenants: Te
 def _ask(node: Broker, key: str, method: str, path: str, body: object = None) -> httpx.Response:
     headers = {"authorization": f"Bearer {key}"}
     return httpx.request(method, f"{node.url}/v1/responses{path}", headers=headers, json=body, timeout=20)
+
+
 def test_what_one_refused_any_other_explains(fleet: Fleet, tenants: Tenants) -> None:
     """A refusal by its record, an ordinary call by its record and the shared ledger."""
     a, b, _ = fleet.nodes
