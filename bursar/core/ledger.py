@@ -323,7 +323,7 @@ class Ledger:
             if hard and delta > 0 and budget.posted + budget.held > budget.limit:
                 row.closed = True
                 budget.closed = budget.closed or row.counted
-                self._tell("adjusted", record.t, f"{record.id}/{record.t}", budget, None, amount_pico=delta)
+                self._tell("adjusted", record.t, f"{record.id}/{record.t}/{budget_id}", budget, None, amount_pico=delta)
 
     def _overage(self, budget: Budget, row: Row, hold: HoldRecord, post: PostRecord) -> None:
         """Booked in full, counts at once, closes the budget, and its owner is told."""

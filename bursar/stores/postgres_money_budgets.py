@@ -26,7 +26,7 @@ from bursar.core.ledger_records import (
     define_record,
 )
 from bursar.stores.postgres import Connection, Postgres
-from bursar.stores.postgres_money_write import write_back
+from bursar.stores.postgres_money_write import write_back, write_told
 
 _CHUNK = 500
 _decode_define = msgspec.json.Decoder(DefineRecord).decode
@@ -155,7 +155,7 @@ class Budgets:
     # ---- corrections
 
     async def correct(self, hold_id: int, delta: int, reason: str) -> None:
-        """Book what was learned after a hold's end, on the windows that admitted it.
+        """Book what was learned after a hold's end, on the windows that admitted it, with what owners are told.
 
         Raises ValueError for a hold that is open or never was; after a fault it may be booked or not.
         """
@@ -174,7 +174,9 @@ class Budgets:
             now = await db.fetchval(store.sql(_NOW))
             record = CorrectRecord(now, hold_id, (delta, -delta), reason, named_legs(legs, names))
             ledger.apply(record)
-            await write_back(store, db, ledger, [record], images, {name: no for no, name in names.items()})
+            numbers = {name: no for no, name in names.items()}
+            await write_back(store, db, ledger, [record], images, numbers)
+            await write_told(store, db, ledger.events, record, numbers)
         self._learn(loaded)
 
     async def try_hold(self, request: HoldRequest) -> None:

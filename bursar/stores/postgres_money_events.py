@@ -49,4 +49,4 @@ def _dedupe(facts: dict[str, Any], values: dict[str, Any], t_ns: int) -> str:
         case "unreconciled":
             return f"hold/{facts['hold']}"
         case _:
-            return f"{facts['hold']}/{t_ns}"
+            return f"{facts['hold']}/{t_ns}/{values['budget_id']}"

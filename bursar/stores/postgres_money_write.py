@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bursar.core.ledger import Ledger
+from bursar.core.ledger import Ledger, LedgerEvent
 from bursar.core.ledger_budget import Budget
 from bursar.core.ledger_records import BudgetImage, CorrectRecord, DefineRecord, Record, RowImage, WindowRecord
 from bursar.stores.postgres import Connection, Postgres
@@ -34,6 +34,7 @@ _WINDOW = """INSERT INTO bursar.ledger_window (budget, number, start_ns, end_ns,
 _RECORD = """INSERT INTO bursar.ledger (seq, t_ns, kind, body) VALUES (nextval('bursar.ledger_seq'), $1, $2, $3)"""
 _CORRECT = """INSERT INTO bursar.ledger (seq, t_ns, kind, hold_id, amount, word, legs)
     VALUES (nextval('bursar.ledger_seq'), $1, 8, $2, $3, $4, $5)"""
+_TELL = "INSERT INTO bursar.ledger_event (t_ns, told) VALUES ($1, $2)"
 
 
 async def write_back(
@@ -60,6 +61,19 @@ async def write_back(
         await _write_windows(store, db, [(no, old, new) for no, _, old, new in changed])
     await _write_records(store, db, records, numbers)
     return numbers
+
+
+async def write_told(
+    store: Postgres, db: Connection, events: Sequence[LedgerEvent], correction: CorrectRecord, numbers: dict[str, int]
+) -> None:
+    """What owners are told of a correction, as an act would report it (`postgres_money_events`)."""
+    told = []
+    for event in events:
+        amounts = {"amount": event.amount_pico, "posted": event.posted_pico, "held": event.held_pico}
+        facts = {"kind": event.kind, "budget": numbers[event.budget_id], "hold": correction.id}
+        told.append((correction.t, _encode(facts | {name: str(amount) for name, amount in amounts.items()}).decode()))
+    if told:
+        await db.executemany(store.sql(_TELL), told)
 
 
 async def write_definitions(

@@ -13,14 +13,15 @@ from bursar.app.clock import SystemClock
 from bursar.control.audit import AuditLog
 from bursar.control.audit_notary import Signer
 from bursar.control.ledger_news import tell_news
-from bursar.core.ledger import Settlement
+from bursar.core.ledger import LedgerEvent, Settlement
 from bursar.core.secret import Secret
 from bursar.stores.audit_file import AuditFile
 from bursar.stores.audit_postgres import AuditPostgres
+from bursar.stores.journal import Journal
 from bursar.stores.postgres import Address, Postgres
 from bursar.stores.postgres_money_outbox import News, Outbox
 from bursar.stores.postgres_schema import migrate
-from tests.stores.journal_kit import asking, budget
+from tests.stores.journal_kit import FakeClock, asking, budget
 from tests.stores.postgres_money_kit import Nodes, nodes_on, until
 
 
@@ -164,3 +165,51 @@ async def test_a_row_that_is_being_told_is_left_to_its_teller(store: Postgres, d
         assert await Outbox(store, "b").take() == []
         taken = await Outbox(store, "b", stale_s=0.0).take()
         assert [news.again for news in taken] == [True, True]
+
+
+def plain(event: LedgerEvent) -> tuple[Any, ...]:
+    """What an owner reads; ids and instants of holds are each store's own."""
+    amounts = event.amount_pico, event.posted_pico, event.held_pico, event.limit_pico
+    return event.kind, event.budget_id, event.budget_name, event.subject_kind, event.subject, *amounts
+
+
+@pytest.mark.parametrize("hold_open", [0, 300])
+async def test_a_correction_tells_owners_what_it_tells_them_on_one_node(
+    store: Postgres, database: str, tmp_path: Path, hold_open: int
+) -> None:
+    """Two hard budgets that it brings above their limits, one that it does not, a soft one; and what is given back."""
+    budgets = [
+        budget(1000, "tight", thresholds=()),
+        budget(1000, "other", thresholds=()),
+        budget(9000, "wide", thresholds=()),
+        budget(900, "soft", thresholds=(), hard=False),
+    ]
+    names = [one.id for one in budgets]
+    here: list[LedgerEvent] = []
+    journal = Journal.open(tmp_path / "journal", FakeClock(), on_event=here.append)
+    async with nodes_on(database) as nodes:
+        money = await nodes.start()
+        for one in budgets:
+            journal.define(one)
+            money.define(one)
+        ids = (await journal.hold(asking(400, *names))).hold_id, (await money.hold(asking(400, *names))).hold_id
+        for side, hold_id in zip((journal, money), ids, strict=True):
+            side.post(hold_id, Settlement(350, None, True, "ok"))
+        await money.settled()
+        if hold_open:
+            await journal.hold(asking(hold_open, *names))
+            await money.hold(asking(hold_open, *names))
+        before = {one.id for one in await Outbox(store, "a").take()}
+        here.clear()
+        for delta in (-50, 700, 1):
+            await journal.correct(ids[0], delta, "the bill")
+            await money.correct(ids[1], delta, "the bill")
+        news = [one for one in await Outbox(store, "b", stale_s=-1).take() if one.id not in before]
+        assert [plain(one.event) for one in news] == [plain(event) for event in here]
+        assert [event.budget_id for event in here] == (["tight", "other"] * (2 if hold_open else 1))
+        assert len({one.event.dedupe for one in news}) == len(news) == len({event.dedupe for event in here})
+        with pytest.raises(ValueError):
+            await money.correct(ids[1] + 10**6, 10**6, "never held")
+        assert len(await Outbox(store, "c", stale_s=-1).take()) == len(before) + len(news)
+        assert (await nodes.verify()).problem is None
+    journal.close()
