@@ -155,7 +155,7 @@ def _switch(table: Callable[[Effects], dict[str, str]]) -> Callable[..., None]:
                 del off[name]
         elif verb == "disable":
             off.setdefault(name, verb)
-        elif verb != "create":
+        elif verb not in ("create", "demote"):  # from enforced to shadow: takes nothing away
             off[name] = verb
         if verb not in ("enable", "disable", "remove"):
             effects.repeat.append(_line(record))
@@ -174,11 +174,11 @@ def _secret(record: Record, verb: str, name: str, effects: Effects) -> None:
 
 
 def _budget(record: Record, verb: str, name: str, effects: Effects) -> None:
-    """A lowered limit is told; of a budget that is new or has other rules, what it binds is paused."""
+    """A lowered limit is told; of one that is new, enforced now or has other rules, what it binds is paused."""
     effects.repeat.append(_line(record))
     if verb == "lower":
         effects.limits[name] = usd_to_pico(str(record.facts["limit_usd"]))
-    elif verb not in ("raise", "remove"):
+    elif verb not in ("raise", "remove", "demote"):
         kind, _, subject = str(record.facts.get("subject", "")).partition("/")
         tables = {"key": effects.keys, "team": effects.teams, "provider_key": effects.secrets}
         if kind in tables:
@@ -189,6 +189,13 @@ def _budget(record: Record, verb: str, name: str, effects: Effects) -> None:
 
 def _told(record: Record, _verb: str, _name: str, effects: Effects) -> None:
     effects.repeat.append(_line(record))
+
+
+def _files(record: Record, _verb: str, _name: str, effects: Effects) -> None:
+    """Many objects in one act, of which the record names the first few: any may have lost something, so that only the
+    whole node can be paused; but where nothing changed except who manages it."""
+    changed = any(record.facts.get(act) != 0 for act in ("create", "change", "remove"))
+    (effects.unknown if changed else effects.repeat).append(_line(record))
 
 
 def _doors(record: Record, verb: str, _name: str, effects: Effects) -> None:
@@ -209,6 +216,9 @@ _RULES: dict[str, Callable[[Record, str, str, Effects], None]] = {
     "budget": _budget,
     "owner": _told,
     "price": _told,
+    "apply": _files,
+    "rollback": _files,
+    "managed": _told,  # files manage it again; what it is stays
     "deployment": _told,  # which model a name stands for; what a key may use of it is the policy's
     "grant": _grant,
     "trust": _doors,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bursar.core.audit import Outcome, Record
-from bursar.core.restore import BALANCES_ACTION, Known, effects_of, written_balances
+from bursar.core.restore import BALANCES_ACTION, Effects, Known, effects_of, written_balances
 
 
 def record(action: str, target: str, seq: int = 1, outcome: Outcome = "allowed", **facts: str | int) -> Record:
@@ -69,6 +69,36 @@ def test_budgets_that_are_not_known_here_pause_what_they_bind() -> None:
     assert effects.limits == {"b": 1_500_000_000_000}
     assert (effects.keys, effects.teams) == ({"k1": "budget.create"}, {"t1": "budget.update"})
     assert effects.unknown == ["#4 budget.create budget/e"], "nothing can be paused for it but the node"
+
+
+@pytest.mark.parametrize("action", ["apply", "rollback", "apply.undo"])
+def test_files_that_changed_something_keep_the_node_paused(action: str) -> None:
+    """A record of many objects names the first few: whichever lost something would have it again."""
+    for create, change, remove in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        told = record(action, "directory/git", create=create, change=change, remove=remove, directory_version=9)
+        effects = effects_of([told])
+        assert (effects.unknown, effects.repeat) == ([f"#1 {action} directory/git"], [])
+    marks = effects_of([record(action, "directory/git", create=0, change=0, remove=0, directory_version=9)])
+    assert (marks.unknown, marks.repeat) == ([], [f"#1 {action} directory/git"]), "only who manages it changed"
+    assert effects_of([record(action, "directory/git", directory_version=9)]).unknown, "not told is not nothing"
+
+
+@pytest.mark.parametrize("action", ["managed.release", "deployment.map", "deployment.unmap", "deployment.map.undo"])
+def test_what_opens_nothing_is_told(action: str) -> None:
+    target = f"{action.partition('.')[0]}/x"
+    assert effects_of([record(action, target, directory_version=9)]) == Effects(repeat=[f"#1 {action} {target}"])
+
+
+def test_what_was_enforced_since_is_off_and_what_was_put_in_shadow_is_told() -> None:
+    def moved(way: str) -> Effects:
+        kinds = {"key": "k", "team": "t", "budget": "b"}
+        return effects_of([record(f"{kind}.{way}", f"{kind}/{it}", subject="key/k2") for kind, it in kinds.items()])
+
+    up, down = moved("promote"), moved("demote")
+    assert (up.keys, up.teams) == ({"k": "promote", "k2": "budget.promote"}, {"t": "promote"})
+    assert (down.keys, down.teams) == ({}, {}), "restored, it is as strict as it was"
+    assert len(up.repeat) == len(down.repeat) == 3
+    assert up.unknown == down.unknown == []
 
 
 def test_a_change_of_a_kind_that_is_not_known_keeps_the_node_paused() -> None:
