@@ -35,6 +35,7 @@ class Line:
         self.connected = asyncio.Event()
         self.sent: list[Any] = []
         self.reconnects = 0
+        self.connections = 1  # how often it came about
 
     def send(self, message: Any) -> bool:
         self.sent.append(message)
