@@ -135,6 +135,9 @@ async def test_what_was_counted_waits_for_control(root: Root) -> None:
         "bursar_directory_version",
         "bursar_rates_shared",
         "bursar_rates_nodes",
+        "bursar_followed",
+        "bursar_breakers_open",
+        "bursar_breakers_shared",
     }
     assert happened == m.Happened(word="upstream_key_refused", subject="pk", facts={"status": 401})
     root.line.sent.clear()
