@@ -39,6 +39,7 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     max_tokens: int | None = None  # the LARGEST explicit output cap found (max_tokens, max_completion_tokens, ...)
     max_tokens_field: str = ""  # the field that carried it ("" = none)
     n: int = 1  # choices asked for, of all prompts together, also those that are billed and not shown
+    unseen: bool = False  # some of them are billed and never shown: what is visible bounds nothing
     prompts: int = 1  # read each by itself, in a context window of its own
     writes: bool = True  # False: it has no output at all, and needs no cap (embeddings)
     echo_bytes: int = 0  # UTF-8 bytes of the prompts that the answer may repeat

@@ -147,7 +147,13 @@ def shrunk_ceiling(price: Price, call: Call, input_usage: Usage, output_cap: int
 def hides_output(price: Price, call: Call) -> bool:
     """Whether output may be billed that the caller never sees, so that visible bytes bound nothing."""
     return bool(
-        price.reasoning or call.reasoning or call.thinking_budget or call.server_tools or call.audio or call.unbounded
+        price.reasoning
+        or call.reasoning
+        or call.thinking_budget
+        or call.server_tools
+        or call.audio
+        or call.unbounded
+        or call.unseen
     )
 
 

@@ -93,6 +93,8 @@ class CallFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     messages: int = 0
     max_tokens: int | None = None
     n: int = 1
+    prompts: int = 1
+    writes: bool = True
     thinking_budget: int = 0
     reasoning: bool = False
     external_input: str = ""
@@ -229,6 +231,8 @@ def facts_of(call: Call) -> CallFacts:
         messages=call.messages,
         max_tokens=call.max_tokens,
         n=call.n,
+        prompts=call.prompts,
+        writes=call.writes,
         thinking_budget=call.thinking_budget,
         reasoning=call.reasoning,
         external_input=call.external_input,

@@ -81,11 +81,13 @@ class BudgetIndex:
     def __init__(self, budgets: Iterable[BudgetDef]) -> None:
         self._by_subject: dict[tuple[SubjectKind, str], list[BudgetDef]] = {}
         self.by_model: list[BudgetDef] = []
+        self.by_provider_key = False  # there may be one of a provider key
         for budget in budgets:
             self.put(None, budget)
 
     def put(self, before: BudgetDef | None, budget: BudgetDef) -> None:
         """Take a budget in the place of what it was before."""
+        self.by_provider_key |= budget.subject_kind == "provider_key"
         if before is not None and before in (place := self._place(before)):
             place.remove(before)
         if not budget.deleted and budget.mode != "off":

@@ -62,19 +62,21 @@ class Allowed(msgspec.Struct, kw_only=True, gc=False):
     allow_unknown: bool
 
 
-def decide(
+def decide(  # noqa: PLR0913 - facts of one call
     plan: KeyPlan,
     call: Call,
     price: Price | None,
     *,
     user: str = "",
     tag_default: int | None = None,
+    hard_way: bool = False,
     allowed_by_tag: bool = True,
     expected_input: int = 0,
 ) -> Allowed:
     """Apply a plan to a call.
 
     `price`: of the first candidate, or the provider's dearest where the plan assumes that.
+    `hard_way`: a hard budget binds a provider key that may serve it.
     `tag_default`, `allowed_by_tag`: what the provider key's tags say. `expected_input`: estimated input tokens; 0 =
     take a quarter of the bytes. Raises Refusal: model_not_allowed, purpose_not_allowed, prompt_too_large,
     unpriced_model, max_tokens_exceeded.
@@ -94,6 +96,7 @@ def decide(
     budgets = plan.budget_set(call.model, billed_as, user)
     if price is None and (budgets.hard or rules.refuses_unpriced):
         raise unpriced_refusal(call)
+    budgets = budgets._replace(hard=budgets.hard or hard_way)  # whichever way is taken, its hold bounds what is capped
     edits = Edits(stop=rules.stop)
     if call.server_tools:
         edits.tool_uses_cap = rules.tool_uses_cap

@@ -124,7 +124,9 @@ class World:
             if limited is not None:
                 raise _refusal(limited)
         price = self._price_of(past)
-        allowed = decide(plan, call, price, user=past.user)
+        canonical = call.model if price is None else price.model
+        hard_way = plan.budget_set(call.model, canonical, past.user, past.secret_id).hard
+        allowed = decide(plan, call, price, user=past.user, hard_way=hard_way)
         taken = self._reserve(plan, past, allowed, now, number)
         if past.attempt == 0:  # nobody knows what it would have used
             self._keep(_Running(past.t_ns, number, taken, 0, past, 0))

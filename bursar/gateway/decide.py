@@ -26,6 +26,7 @@ def apply_policy(node: Node, flight: Flight) -> list[Option]:
         price,
         user=flight.user,
         tag_default=options[0].key.max_tokens_default if options else None,
+        hard_way=plan.budgets.by_provider_key and _has_hard_way(flight, options, price),
     )
     flight.allowed = allowed
     flight.model = allowed.billed_as if price is not None else ""
@@ -38,6 +39,14 @@ def apply_policy(node: Node, flight: Flight) -> list[Option]:
         if allowed.truncated:
             flight.headers += "x-bursar-truncated: policy\r\n"
     return options
+
+
+def _has_hard_way(flight: Flight, options: list[Option], price: Price | None) -> bool:
+    plan, call = flight.plan, flight.call
+    assert plan is not None
+    assert call is not None
+    canonical = call.model if price is None else price.model
+    return any(plan.budget_set(call.model, canonical, flight.user, option.key.id).hard for option in options)
 
 
 def _assumed(node: Node, plan: KeyPlan, options: list[Option], price: Price | None) -> bool:

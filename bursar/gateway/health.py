@@ -19,8 +19,9 @@ from bursar.gateway.shadow import note_shadow
 from bursar.ports import UpstreamResponse
 
 BUSY = frozenset({429, 529})
-# Faults that say nothing of how the provider is: the answer was as long as it was, or its address is refused here.
-_OURS = frozenset({"timeout_total", "private_address"})
+# Faults that say nothing of how the provider is: the answer was as long or as large as its caller asked for, or the
+# address is refused here.
+_OURS = frozenset({"timeout_total", "body_too_large", "private_address"})
 _MEANS: dict[str, tuple[Outcome, Outcome, Outcome]] = {  # of the provider, the key, the key for the model
     "ok": ("ok", "ok", "ok"),
     "failed": ("failed", "none", "none"),

@@ -66,6 +66,7 @@ class Completions:
             max_tokens=DEFAULT_OUTPUT if cap is None else cap,
             max_tokens_field="max_tokens",
             n=choices,
+            unseen=choices > (whole(fields, "n") or 1) * prompts.number,
             prompts=prompts.number,
             echo_bytes=prompts.most_bytes * (choices // prompts.number) if truth(fields, "echo") else 0,
             parsed=fields,

@@ -91,10 +91,17 @@ def _media(fields: Fields, found: Findings) -> None:
         file = fields_of(attached, f"{_IN_PARTS}.file")
         for path in unknown_keys(file, _FILE, f"{_IN_PARTS}.file"):
             found.new_key(path)
-        file_id = text(file, "file_id", f"{_IN_PARTS}.file")
-        if file_id is not None:
-            found.refer("file", file_id)
+        _refer(file, f"{_IN_PARTS}.file", found)
         found.medium("file", size)
+    _refer(fields, _IN_PARTS, found)  # as other surfaces spell it, and lenient servers take it
+    if (attached := given(fields, "image_file")) is not None:
+        _refer(fields_of(attached, f"{_IN_PARTS}.image_file"), f"{_IN_PARTS}.image_file", found)
+
+
+def _refer(fields: Fields, where: str, found: Findings) -> None:
+    """A file that the provider keeps must be the team's own, wherever its id stands."""
+    if (file_id := text(fields, "file_id", where)) is not None:
+        found.refer("file", file_id)
 
 
 def _image_url(raw: bytes, found: Findings) -> str:
@@ -104,6 +111,7 @@ def _image_url(raw: bytes, found: Findings) -> str:
     image = fields_of(raw, f"{_IN_PARTS}.image_url")
     for path in unknown_keys(image, _IMAGE, f"{_IN_PARTS}.image_url"):
         found.new_key(path)
+    _refer(image, f"{_IN_PARTS}.image_url", found)
     return text(image, "url", f"{_IN_PARTS}.image_url") or ""
 
 

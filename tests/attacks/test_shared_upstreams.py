@@ -1,0 +1,52 @@
+"""What one tenant can do to the others who share a provider, its account and a broker."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bursar.core.breaker import Rule
+from bursar.stores.memory_board import MemoryBoard
+from tests.gateway.answers import broken, chat, completion, usage
+from tests.gateway.ground import PLENTY, Stand, budget
+
+MakeStand = Callable[..., Stand]
+
+
+@pytest.mark.parametrize("kind", ["body_too_large", "timeout_total"])
+async def test_answers_as_large_as_they_were_asked_for_shut_nobody_out(make_stand: MakeStand, kind: str) -> None:
+    """Two thousand vectors of three thousand numbers are more than is read of an answer: the provider is well."""
+    stand = make_stand(budgets=[budget(PLENTY)])
+    stand.node.board = MemoryBoard(Rule(), lambda: int(stand.clock.monotonic() * 1000))
+    for _ in range(6):
+        exchange = await stand.ask(broken(kind), body=chat())
+        assert exchange.word in ("upstream_broken", "upstream_timeout")
+    assert (await stand.ask(completion("Hi", usage(10, 2)), body=chat())).status == 200
+
+
+async def test_a_hard_budget_of_a_provider_key_caps_the_output_too(make_stand: MakeStand) -> None:
+    """What a price table calls a model's longest answer is no cap: a server may write on, and bill on."""
+    stand = make_stand(budgets=[budget(PLENTY, kind="provider_key", subject="pk-openai")])
+    written = 50_000
+    await stand.ask(completion("Hi", usage(10, written)), body=chat())
+    sent = json.loads(stand.upstream.sent[0].body)
+    assert sent["max_tokens"] == 4_096, "the provider is told where to end"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_file", "file_id": "file-theirs"},
+        {"type": "file", "file_id": "file-theirs"},
+        {"type": "image_file", "image_file": {"file_id": "file-theirs"}},
+        {"type": "image_url", "image_url": {"file_id": "file-theirs"}},
+        {"type": "input_image", "file_id": "file-theirs"},
+    ],
+)
+async def test_another_teams_file_is_not_named_by_another_spelling(make_stand: MakeStand, part: dict[str, Any]) -> None:
+    """Without a hard budget a field that nobody knows goes on: servers differ in what they take."""
+    stand = make_stand()
+    exchange = await stand.ask(body=chat(messages=[{"role": "user", "content": [part]}]))
+    assert (exchange.status, exchange.json["error"]["code"]) == (404, "unknown_id")
+    assert stand.upstream.sent == []
