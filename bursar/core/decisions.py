@@ -120,7 +120,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_after: float | None = None  # seconds
     facts: dict[str, str | int] = {}
     node: str = ""  # set by control: which gateway said so
-    route: str = ""
+    route: str = ""  # by its name: a path may hold what the caller wrote; "" = there is none such
     key_id: str = ""
     team_id: str = ""
     owner_id: str = ""

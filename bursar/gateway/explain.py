@@ -77,7 +77,7 @@ def _decision(node: Node, flight: Flight, shadowed: list[RuleAsked]) -> Decision
         request_id=flight.request_id,
         at_ns=node.clock.now(),
         outcome=_outcome(flight),
-        route=flight.exchange.path[:100] if flight.route is not None else "",
+        route=flight.route.name if flight.route is not None else "",
         directory_version=node.tenants.version,
         cost_pico=money(flight.cost_pico),
         rules=(*rules_asked(node, flight), *shadowed)[:_MOST_RULES],

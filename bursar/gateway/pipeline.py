@@ -84,7 +84,7 @@ class Pipeline:
         exchange = flight.exchange
         if not node.ready:
             raise Refusal("not_ready", "This node has no directory yet", "Try again in a moment", retry_after=1)
-        route = find_route(exchange.method, exchange.path)
+        route = flight.route = find_route(exchange.method, exchange.path)
         if route.kind == "handed":
             await hand_over(node, flight)
             return

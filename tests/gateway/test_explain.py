@@ -71,6 +71,26 @@ async def test_a_budget_that_refuses_is_told_with_all_others(make_stand: MakeSta
     assert (rules["max_tokens_cap"].limit, rules["max_tokens_cap"].asked) == (500, 100)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [
+        ("POST", "/v1/chat/completions", "chat"),
+        ("POST", "/v1/messages", "messages"),
+        ("GET", f"/v1/responses/{CANARY}", "responses"),
+        ("POST", f"/v1/{CANARY}", ""),
+    ],
+)
+async def test_the_route_is_on_record_before_the_body_is_understood(
+    make_stand: MakeStand, method: str, path: str, route: str
+) -> None:
+    stand = make_stand()
+    exchange = await stand.ask(method=method, path=path, body=b"{")
+    assert exchange.status >= 400
+    told = only(stand)
+    assert (told.route, told.call) == (route, None)
+    assert CANARY not in told.route
+
+
 async def test_a_rate_that_refuses_says_when_to_come_back(make_stand: MakeStand) -> None:
     stand = make_stand(policy=Policy(limits=(PER_MINUTE,)))
     for _ in range(2):
