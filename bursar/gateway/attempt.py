@@ -9,7 +9,7 @@ from bursar.core.policy import Allowed
 from bursar.gateway.flight import Flight
 from bursar.gateway.follow import follow, response_among
 from bursar.gateway.forward import answer_headers, edits_for, upstream_headers
-from bursar.gateway.health import BUSY, learn, may_go, nobody_may_go, note_answer, note_fault
+from bursar.gateway.health import BUSY, learn, let_others_try, may_go, nobody_may_go, note_answer, note_fault
 from bursar.gateway.hold import shrink, take_hold
 from bursar.gateway.leaving import Leaving
 from bursar.gateway.node import Node, Option
@@ -36,6 +36,7 @@ async def run_attempts(node: Node, flight: Flight, ways: Sequence[Priced]) -> No
         attempt: Attempt | None = None
         try:
             attempt = await take_hold(node, flight, way, number)
+            attempt.tries = tries
             last = await _try(node, flight, attempt, way.option, is_last=place == len(ways))
         finally:
             if attempt is not None:
@@ -115,6 +116,7 @@ async def _take_stream(
     assert flight.call is not None
     assert flight.allowed is not None
     assert flight.plan is not None
+    let_others_try(node, attempt)
     exchange = flight.exchange
     meter = attempt.provider.dialect.stream_meter(flight.call, flight.allowed.edits)
     sink: Sink = exchange

@@ -101,6 +101,13 @@ async def may_go(node: Node, option: Option) -> tuple[str, ...] | None:
     return tuple(tries)
 
 
+def let_others_try(node: Node, attempt: Attempt) -> None:
+    """Its stream has begun, and may last for minutes: nobody waits for its end to learn the same."""
+    if node.board is not None:
+        for subject in attempt.tries:
+            node.board.report(subject, "none", tried=True)
+
+
 def nobody_may_go() -> Refusal:
     """All that is left is being tried by other calls."""
     return _unavailable(_MS)

@@ -53,6 +53,7 @@ class Attempt(msgspec.Struct, kw_only=True, gc=False):
     running: str = ""  # id of the response that goes on in the background
     key_value: Secret | None = None  # that the request carried
     health: Health = "none"  # what the board learns of it
+    tries: tuple[str, ...] = ()  # circuits that it tries
     wait_ms: int | None = None  # how long the provider asked to be left alone
 
 

@@ -1,5 +1,6 @@
 """What one tenant can do to the others who share a provider, its account and a broker."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,8 @@ import pytest
 
 from bursar.core.breaker import Rule
 from bursar.stores.memory_board import MemoryBoard
-from tests.gateway.answers import broken, chat, completion, usage
+from tests.gateway.answers import broken, chat, chunk, completion, stream, usage
+from tests.gateway.fakes import HANG, turns
 from tests.gateway.ground import PLENTY, Stand, budget
 
 MakeStand = Callable[..., Stand]
@@ -23,6 +25,27 @@ async def test_answers_as_large_as_they_were_asked_for_shut_nobody_out(make_stan
         exchange = await stand.ask(broken(kind), body=chat())
         assert exchange.word in ("upstream_broken", "upstream_timeout")
     assert (await stand.ask(completion("Hi", usage(10, 2)), body=chat())).status == 200
+
+
+async def test_a_long_stream_that_tries_keeps_nobody_out(make_stand: MakeStand) -> None:
+    """Whoever has the one try could make it last: everybody else was refused for half a minute at a time."""
+    stand = make_stand(budgets=[budget(PLENTY)])
+    stand.node.board = MemoryBoard(Rule(), lambda: int(stand.clock.monotonic() * 1000))
+    for _ in range(5):
+        await stand.ask(broken("reset"), body=chat())
+    assert (await stand.ask(body=chat())).word == "upstream_unavailable"
+    stand.clock.advance(5)
+    stand.upstream.will(stream(chunk("Hi"), HANG))
+    long = stand.exchange(body=chat(stream=True, max_tokens=100))
+    serving = asyncio.create_task(stand.pipeline.serve(long))
+    await turns(20)
+    stand.upstream.will(completion("Hi", usage(10, 2)))
+    other = stand.exchange(body=chat())
+    await stand.pipeline.serve(other)
+    assert other.status == 200
+    long.leave()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
 
 
 async def test_a_hard_budget_of_a_provider_key_caps_the_output_too(make_stand: MakeStand) -> None:
