@@ -14,7 +14,7 @@ from bursar.core.holders import AttemptRow, Holder
 from bursar.core.ledger_records import JOINT, Balance, UsageBy, UsageRow
 from bursar.core.replay import Past
 from bursar.stores.postgres import Postgres, named_faults
-from bursar.stores.postgres_money_budgets import load_all
+from bursar.stores.postgres_money_budgets import load_current
 from bursar.stores.postgres_money_history import read_attempts
 
 _REPORT_S = 60.0
@@ -90,11 +90,11 @@ class LedgerPostgres:
         return [_row(row) for row in rows]
 
     async def balances(self) -> list[Balance]:
-        """Every living budget in its current window, as of now."""
+        """Every living budget in its current window, as of now; those of tokens that are long over are none."""
         with named_faults("ledger_unreadable", "The balances were not read"):
             async with self._store.connection() as db:
                 now = await db.fetchval(self._store.sql(_NOW))
-                loaded = await load_all(self._store, db)
+                loaded = await load_current(self._store, db, now)
         return [budget.balance(now) for _, budget in loaded if budget.tracked]
 
     async def last_uses(self) -> dict[str, int]:

@@ -22,7 +22,7 @@ from bursar.core.ledger import Balance, Held, HoldRequest, Ledger, LedgerEvent, 
 from bursar.core.ledger_records import MAX_AMOUNT, BudgetStand
 from bursar.stores.postgres import AWAY, Postgres, named_faults, said
 from bursar.stores.postgres_money_act import Answer, post, unreconciled, void
-from bursar.stores.postgres_money_budgets import Budgets, load_all
+from bursar.stores.postgres_money_budgets import Budgets, load_current
 from bursar.stores.postgres_money_events import events_of
 from bursar.stores.postgres_money_labels import Labels
 from bursar.stores.postgres_money_nodes import Nodes
@@ -188,7 +188,7 @@ class PostgresMoney:
         with named_faults("store_unavailable", "The balances were not read"):
             async with self._store.connection() as db:
                 now = await db.fetchval(self._store.sql("SELECT bursar.ledger_now()"))
-                loaded = await load_all(self._store, db)
+                loaded = await load_current(self._store, db, now)
         ledger = Ledger()
         ledger.budgets = {budget.definition.id: budget for _, budget in loaded}
         return ledger.balances(now)

@@ -14,7 +14,7 @@ import msgspec
 from bursar.core.directory import BudgetDef
 from bursar.core.errors import Refusal
 from bursar.core.ledger import HoldRequest, Ledger
-from bursar.core.ledger_budget import Budget
+from bursar.core.ledger_budget import TOKEN_BUDGET, TOKEN_KEPT_NS, Budget
 from bursar.core.ledger_records import (
     BudgetImage,
     BudgetStand,
@@ -25,6 +25,7 @@ from bursar.core.ledger_records import (
     RowImage,
     define_record,
 )
+from bursar.core.units import NS_PER_S
 from bursar.stores.postgres import Connection, Postgres
 from bursar.stores.postgres_money_write import write_back, write_told
 
@@ -36,7 +37,9 @@ _COLUMNS = """g.no, g.floor, g.last_number, g.number, g.start_ns, g.end_ns, g.po
     FROM bursar.ledger_budget g JOIN bursar.ledger_definition d ON d.budget = g.no"""
 _BY_ID = f"SELECT {_COLUMNS} WHERE d.id = ANY($1) ORDER BY g.no"
 _BY_NO = f"SELECT {_COLUMNS} WHERE g.no = ANY($1) ORDER BY g.no"
-_ALL = f"SELECT {_COLUMNS} ORDER BY g.no"
+# Without those of tokens that a journal would have forgotten: nothing removes them here (docs/decisions/0011).
+_CURRENT = f"""SELECT {_COLUMNS} WHERE CASE WHEN d.id ~ '^{TOKEN_BUDGET}[0-9]{{1,18}}(:|$)'
+    THEN split_part(d.id, ':', 2)::numeric * {NS_PER_S} + {TOKEN_KEPT_NS} > $1 ELSE true END ORDER BY g.no"""
 _WINDOWS = """SELECT budget, number, start_ns, end_ns, posted::text, held::text, overage::text, closed, retired, counted
     FROM bursar.ledger_window WHERE budget = ANY($1) ORDER BY budget, number"""
 _LOCK_DEFINITIONS = "SELECT pg_advisory_xact_lock(hashtextextended('bursar.ledger_definition', 0))"
@@ -266,9 +269,9 @@ def named_legs(legs: Sequence[int], names: dict[int, str]) -> tuple[Leg, ...]:
     return tuple((names[legs[i]], legs[i + 1], legs[i + 2], bool(legs[i + 3])) for i in range(0, len(legs), 4))
 
 
-async def load_all(store: Postgres, db: Connection) -> list[tuple[int, Budget]]:
-    """Every budget with its number."""
-    return await _load(store, db, _ALL)
+async def load_current(store: Postgres, db: Connection, now: int) -> list[tuple[int, Budget]]:
+    """Every budget with its number, but those of tokens that are long over (`core.ledger_budget.forgotten_at`)."""
+    return await _load(store, db, _CURRENT, now)
 
 
 async def _load(store: Postgres, db: Connection, sql: str, *arguments: object) -> list[tuple[int, Budget]]:

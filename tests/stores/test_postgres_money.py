@@ -15,6 +15,8 @@ import pytest
 from bursar.core.directory import WindowDef
 from bursar.core.errors import Refusal
 from bursar.core.ledger import Held
+from bursar.core.ledger_budget import forgotten_at
+from bursar.stores.ledger_postgres import LedgerPostgres
 from bursar.stores.postgres_money import PostgresMoney
 from bursar.stores.postgres_money_act import ACT, COUNT_BITS, post
 from bursar.stores.postgres_money_spool import Spool
@@ -446,3 +448,30 @@ async def test_a_fault_of_our_own_loses_no_settle(nodes: Nodes, monkeypatch: pyt
     await until(lambda: is_held(money))
     assert await sums(money) == (7, 0)
     await nodes.verify()
+
+
+async def test_tokens_that_are_long_over_are_in_no_balances_and_no_proof_misses_them(nodes: Nodes) -> None:
+    """As on one node, where the ledger forgets them; what stands there by another name only looks alike."""
+    money = await nodes.start()
+    (row,) = await nodes.sql("SELECT bursar.ledger_now() / 1000000000 AS now")
+    day, now = 86_400, row["now"]
+    over = [f"token:{now - day - 60}:over-{n}" for n in range(3)]
+    alive = [f"token:{now - day + 600}:just", f"token:{now + 60}:lives", f"token:{9 * 10**17}:far"]
+    alive += ["b", "token:x:odd", "token:", "token:12", f"x-token:{now - 2 * day}:a"]
+    for name in over + alive:
+        money.define(budget(1000, name, window=WindowDef(kind="lifetime"), thresholds=()))
+    for name in over + alive:
+        money.post((await money.hold(asking(10, name))).hold_id, settled(7))
+    await money.settled()
+    expected = {name for name in alive if not is_over(name, now * 10**9)}
+    assert {balance.budget_id for balance in await money.balances()} == expected
+    shown = await LedgerPostgres(nodes.stores[0]).balances()
+    assert {balance.budget_id for balance in shown} == expected
+    report = await nodes.verify()
+    assert report.problem is None
+    assert {total.id for total in report.budgets} == {*over, *alive}
+
+
+def is_over(name: str, now: int) -> bool:
+    end = forgotten_at(name)
+    return end is not None and end <= now
