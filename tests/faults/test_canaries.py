@@ -203,6 +203,8 @@ def test_no_caller_is_told(planted: Broker, canaries: Canaries, upstream: Emulat
     async def all_calls() -> dict[str, Any]:
         answers = {n: ask(planted.data_port, minted.text, body) for n, body in calls(canaries).items()}
         answers["wrong key"] = ask(planted.data_port, minted.text[:-1] + "~", asking("openai", "Hi"))
+        for about, body in calls(canaries).items():
+            answers[f"estimate of {about}"] = ask(planted.data_port, minted.text, body, path="/v1/estimate")
         answers["cut off"] = ask(planted.data_port, minted.text, b'{"model": "' + canaries.planted["prompt"].encode())
         return dict(zip(answers, await asyncio.gather(*answers.values()), strict=True))
 
@@ -210,11 +212,14 @@ def test_no_caller_is_told(planted: Broker, canaries: Canaries, upstream: Emulat
     assert (answers["fine"].status, answers["picky-model"].word) == (200, "upstream_key_refused")
     for name in ("provider", "in_vault", "in_mount"):
         assert digest(canaries.planted[name]) in upstream.report()["credentials"], "the key was really used"
+    assert answers["estimate of fine"].json["decision"] == "run"
     assert (answers["away-model"].word, answers["proxied-model"].word) == ("upstream_unreachable",) * 2
     looking = Canaries()
     looking.planted = own
     for name, answer in answers.items():
         looking.absent(f"the answer to {name}", json.dumps(answer.headers).encode() + answer.body)
+        if name.startswith("estimate"):
+            canaries.absent(f"the {name}", json.dumps(answer.headers).encode() + answer.body)
         if answer.status >= 400:
             canaries.absent(f"the refusal of {name}", json.dumps(answer.headers).encode() + answer.body)
     rotated = tenants.post(f"/keys/{minted.id}/rotate", overlap_s=60)
@@ -226,14 +231,27 @@ def test_no_caller_is_told(planted: Broker, canaries: Canaries, upstream: Emulat
 
 def test_no_page_tells(planted: Broker, canaries: Canaries) -> None:
     canaries.absent("the metrics", planted.metrics())
-    read = 0
+    mapped = planted.admin("POST", "/v1/admin/deployments", json={"name": "chat-prod", "model": "gpt-4o-mini"})
+    assert mapped.status_code == 201, mapped.text
+    canaries.absent("the answer to a mapped deployment", mapped.content)
+    documents = {"owners": {"kept": {"name": "Kept in files", "managed_by": "git"}}}
+    shown: dict[str, Any] = {}
+    for path in ("/policy-plans", "/plans", "/applies"):
+        body = {"documents": documents, **shown}
+        done = planted.admin("POST", f"/v1/admin{path}", json=body)
+        assert done.status_code == 200, done.text
+        canaries.absent(path, done.content)
+        shown = {name: done.json()[name] for name in ("plan", "version")} if path == "/plans" else {}
+    read: dict[str, int] = {}
     for route in [route for route in ROUTES if route.method == "GET"]:
         for path in paths(planted, route.path):
             answer = planted.admin("GET", f"/v1/admin{path}")
             assert answer.status_code == 200, (path, answer.text)
             canaries.absent(path, answer.content)
-            read += 1
-    assert read > 15
+            read[route.path] = read.get(route.path, 0) + 1
+    assert len(read) > 15
+    assert read["/decisions/{id}"] >= 10, "each of them an explanation"
+    assert read.keys() >= {"/shadow", "/replay", "/manifests", "/managed", "/deployments", "/checklist", "/decisions"}
     for command in (
         ["secrets", "list"],
         ["secrets", "stores"],
@@ -241,8 +259,11 @@ def test_no_page_tells(planted: Broker, canaries: Canaries) -> None:
         ["usage"],
         ["status"],
         ["audit", "verify"],
+        ["checklist"],
+        ["export"],
+        ["models", "list"],
     ):
-        done = planted.cli(*command)
+        done = planted.cli(*command, check=command != ["checklist"])  # which tells by its code that not all passes
         canaries.absent(" ".join(command), done.stdout + done.stderr)
 
 

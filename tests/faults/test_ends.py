@@ -96,6 +96,38 @@ def test_counting_tokens_costs_nothing(impatient: Broker, tenants: Tenants, book
     assert not books.proven().open_holds
 
 
+def test_an_estimate_takes_nothing_however_its_caller_leaves_and_whatever_the_provider_would_do(
+    impatient: Broker, tenants: Tenants, books: Books
+) -> None:
+    """Nothing is dispatched, so no provider can stall it, break it or lie to it; a killed gateway leaves nothing."""
+    policy = limits({"unit": "concurrency", "amount": 2}, {"unit": "output_tokens", "amount": 150, "per_seconds": 9000})
+    key = tenants.key(policy=policy, budget={"limit_usd": "1"})
+    before = len(books.charges())
+
+    async def every_way(*leaving: int | None) -> list[Answer]:
+        answers = []
+        for leave_after in leaving:
+            for said in ENDINGS.values():
+                body = asking("openai", script(**{"output": 20, **said}))
+                call = ask(impatient.data_port, key.text, body, path="/v1/estimate", leave_after=leave_after)
+                answers.append(await call)
+                await asyncio.sleep(0.06)  # a key may ask for twenty in a second
+        return answers
+
+    for answer in asyncio.run(every_way(0, None)):
+        assert answer.left or answer.json["decision"] == "run", answer.body
+    old = impatient.kill("gateway")
+    asyncio.run(every_way(0))
+    impatient.wait_replaced("gateway", old)
+    impatient.wait_ready()
+    until(lambda: asyncio.run(every_way(None))[-1].status == 200)
+    assert len(books.charges()) == before
+    assert books.attempts(key.id) == []
+    assert not books.proven().open_holds
+    done = asyncio.run(ask(impatient.data_port, key.text, asking("openai", script(output=1))))
+    assert done.status == 200, done.body
+
+
 def test_each_attempt_has_a_hold_of_its_own(
     make_broker: Callable[..., Broker], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
