@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 
-from bench import audit, money, rates, report, rows, targets, tokens
+from bench import audit, many_keys, money, rates, report, rows, targets, tokens
 from bench.rows import LARGE, SMALL, Case, Measured
 from bench.secrets_rows import under_rewrap, vault_figures
 from bench.stand import Stand
@@ -30,6 +30,7 @@ def measure(wanted: set[str], cases: int, rounds: int, seconds: float) -> tuple[
     if "f5" in wanted:  # first, on a machine that does nothing else
         say("F5: start and size")
         measured.f5 = rows.f5_start(rounds)
+        measured.many_keys = many_keys.measure(rounds, many_keys.KEYS if rounds > 1 else many_keys.KEYS // 10)
     if "t" in wanted:
         say("T: who is calling")
         measured.tokens = tokens.measure(rounds)

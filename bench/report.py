@@ -62,7 +62,7 @@ def write(measured: Measured, conditions: Mapping[str, str], folder: Path) -> Pa
             *_f2(measured.f2),
             *_f3(measured.f3),
             *_f4(measured.f4),
-            *_f5(measured.f5),
+            *_f5(measured.f5, measured.many_keys),
             *_f6(measured.f6),
             *_rates(measured.rates),
             *_tokens(measured.tokens),
@@ -251,16 +251,17 @@ def _tokens(found: Mapping[str, float]) -> list[str]:
     return ["## T: who is calling", "", *table(["presented", "µs"], rows), note, ""]
 
 
-def _f5(found: Mapping[str, float]) -> list[str]:
+def _f5(found: Mapping[str, float], many_keys: Mapping[str, float]) -> list[str]:
     if not found:
         return []
     rows = [
         ["first start of a data folder, s", f"{found['first']:.2f}"],
         ["later starts, s", f"{found['again']:.2f}"],
+        *([name, f"{seconds:.2f}"] for name, seconds in many_keys.items()),
         ["installed, MB", f"{found['bytes'] / 1e6:.0f}"],
         ["packages", f"{found['packages']:.0f}"],
     ]
-    note = "From the command to the first 200 of /readyz. Bars: ≤ 1 s, ≤ 60 MB, ≤ 30 packages."
+    note = "From the command to the first 200 of /readyz. Bars: ≤ 1 s, with 200,000 keys ≤ 3 s, ≤ 60 MB, ≤ 30 packages."
     return ["## F5: start and size", "", *table(["what", "figure"], rows), note, ""]
 
 

@@ -54,6 +54,7 @@ class Measured:
     f3: dict[str, Figures] = field(default_factory=dict)
     f4: dict[str, float] = field(default_factory=dict)
     f5: dict[str, float] = field(default_factory=dict)
+    many_keys: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     f6: MoneyMeasured | None = None

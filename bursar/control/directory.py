@@ -113,10 +113,13 @@ class Book:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.version = snapshot.version
-        self._keys = KeyShelf(list(snapshot.keys))
+        self._keys = KeyShelf(snapshot.keys)
         self._shelves: dict[Kind, Shelf] = {
-            kind: self._keys if kind == "key" else Shelf(getattr(snapshot, row.field)) for kind, row in KINDS.items()
+            kind: Shelf({id_of(entity): entity for entity in getattr(snapshot, row.field)})
+            for kind, row in KINDS.items()
+            if kind != "key"
         }
+        self._shelves["key"] = self._keys
 
     def find(self, kind: type[E], entity_id: str) -> E | None:
         return cast("E | None", self.at(_KIND[kind], entity_id))

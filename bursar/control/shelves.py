@@ -4,6 +4,7 @@ With hundreds of thousands of keys a change must not cost a walk over all of the
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Sequence
 
 from bursar.core.directory import Entity, VirtualKey, id_of
 
@@ -11,9 +12,9 @@ from bursar.core.directory import Entity, VirtualKey, id_of
 class Shelf:
     """Only `Book` writes."""
 
-    def __init__(self, entities: list[Entity]) -> None:
-        self.by_id: dict[str, Entity] = {id_of(entity): entity for entity in entities}
-        self._ids = sorted(self.by_id)
+    def __init__(self, by_id: dict[str, Entity]) -> None:
+        self.by_id = by_id
+        self._ids = sorted(by_id)
 
     def put(self, entity: Entity) -> None:
         entity_id = id_of(entity)
@@ -33,11 +34,15 @@ class Shelf:
 class KeyShelf(Shelf):
     """Keys, found by their team as well."""
 
-    def __init__(self, entities: list[Entity]) -> None:
-        super().__init__(entities)
+    def __init__(self, keys: Sequence[VirtualKey]) -> None:
+        super().__init__({key.id: key for key in keys})
         self._of_team: dict[str, set[str]] = {}
-        for entity in entities:
-            self._team_of(entity).add(id_of(entity))
+        of_team = self._of_team
+        for key in keys:  # plainly: there may be hundreds of thousands, and somebody waits for the start
+            if key.team_id in of_team:
+                of_team[key.team_id].add(key.id)
+            else:
+                of_team[key.team_id] = {key.id}
 
     def put(self, entity: Entity) -> None:
         self._take_from_team(id_of(entity))

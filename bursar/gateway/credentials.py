@@ -1,6 +1,6 @@
 """Every secret that is accepted, by its digest; what its key may do is compiled when the secret is first shown."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -42,9 +42,8 @@ class Credentials(Mapping[bytes, Credential]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def add(self, key: VirtualKey) -> None:
-        for secret in key.secrets:
-            self._keys[secret.digest] = key
+    def add(self, keys: Sequence[VirtualKey]) -> None:
+        self._keys.update({secret.digest: key for key in keys for secret in key.secrets})
 
     def remove(self, key: VirtualKey) -> None:
         for secret in key.secrets:

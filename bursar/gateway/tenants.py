@@ -5,7 +5,7 @@ compiled when its key first calls, so that hundreds of thousands of keys cost no
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -135,8 +135,8 @@ class Tenants:
             self.token_keys[token_key.id] = token_key
         for mark in news.token_marks:
             self.token_marks[mark.id] = mark.until
-        for key in (*news.keys, *map(_as_key, news.trust)):
-            self._take_key(key)
+        self._take_keys(news.keys)
+        self._take_keys([_as_key(rule) for rule in news.trust])
         for provider_key in news.provider_keys:
             self.provider_keys[provider_key.id] = provider_key
         for grant in news.grants:
@@ -146,12 +146,19 @@ class Tenants:
         for price in news.prices:
             self._prices[price.provider, price.model, price.from_ns] = price
 
-    def _take_key(self, key: VirtualKey) -> None:
-        if key.id in self.keys:
-            self._remove("key", key.id)
-        self.keys[key.id] = key
-        self.by_digest.add(key)
-        self._keys_of_team.setdefault(key.team_id, set()).add(key.id)
+    def _take_keys(self, keys: Sequence[VirtualKey]) -> None:
+        """Plainly: a start takes hundreds of thousands, and callers wait for it."""
+        of_team = self._keys_of_team
+        for key in keys:
+            key_id, team_id = key.id, key.team_id
+            if key_id in self.keys:
+                self._remove("key", key_id)
+            self.keys[key_id] = key
+            if team_id in of_team:
+                of_team[team_id].add(key_id)
+            else:
+                of_team[team_id] = {key_id}
+        self.by_digest.add(keys)
 
     def _remove(self, kind: str, entity_id: str) -> None:
         if kind == "key" and (key := self.keys.pop(entity_id, None)) is not None:

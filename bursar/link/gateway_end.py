@@ -15,7 +15,7 @@ from bursar.link import messages as m
 from bursar.link.frames import Channel, LinkBroken
 
 _FIRST_RETRY = 0.01
-_LONGEST_RETRY = 0.5
+_LONGEST_RETRY = 0.1  # who waits for the first directory waits for this too
 _LEASE_WAIT = 5.0  # seconds a call may wait for control to release a provider key
 _ANSWER_WAIT = 20.0  # seconds control may take for a request handed to it: it may have to ask another issuer
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from bursar.core.directory import Delta, Edit, Kind, Snapshot
 from bursar.core.errors import Refusal
-from bursar.stores.directory_rows import deltas_of, digest, edits_of, put_in, rows_of
+from bursar.stores.directory_rows import deltas_of, digest, edits_of, rows_of, snapshot_of
 from bursar.stores.schema import open_database
 
 MAX_DELTAS = 10_000
@@ -51,10 +51,7 @@ class DirectoryDb:
         """Everything at the present version, ordered by id."""
         self._db.execute("BEGIN")
         try:
-            snapshot = Snapshot(version=self.version())
-            for kind, body in self._db.execute("SELECT kind, body FROM entity ORDER BY kind, id"):
-                put_in(snapshot, kind, body)
-            return snapshot
+            return snapshot_of(self.version(), self._db.execute("SELECT kind, body FROM entity ORDER BY kind, id"))
         finally:
             self._db.execute("ROLLBACK")
 

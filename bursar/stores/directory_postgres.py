@@ -13,7 +13,7 @@ import msgspec
 from bursar.core.access_tokens import trust_plan
 from bursar.core.directory import Delta, Edit, Kind, Snapshot
 from bursar.core.errors import Refusal
-from bursar.stores.directory_rows import Row, deltas_of, digest, edits_of, put_in, rows_of
+from bursar.stores.directory_rows import Row, deltas_of, digest, edits_of, rows_of, snapshot_of
 from bursar.stores.postgres import AWAY, Connection, Postgres, named_faults, said
 
 MAX_DELTAS = 500
@@ -92,11 +92,9 @@ class DirectoryPostgres:
         with named_faults("directory_unavailable", "The directory was not read"):
             async with self._store.transaction() as db:
                 await db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                snapshot = Snapshot(version=await db.fetchval(self._store.sql(_HEAD)))
+                version = await db.fetchval(self._store.sql(_HEAD))
                 rows = await db.fetch(self._store.sql(_ENTITIES), timeout=60)
-        for kind, body in rows:
-            put_in(snapshot, kind, body)
-        return snapshot
+        return snapshot_of(version, rows)
 
     async def changes_since(self, version: int) -> list[Delta] | None:
         """At most MAX_DELTAS later changes; none = that version is the present one, None = it is none of this store."""

@@ -23,6 +23,7 @@ def test_a_quick_bench_fills_every_row() -> None:
     for row in ("F1", "F2", "F3", "F4", "F5", "T"):
         assert f"## {row}:" in done.stdout
     assert "Bursar ÷ nginx" in done.stdout
+    assert "keys, one of a fleet" in done.stdout
     assert (ROOT / "bench/out/cpu.svg").read_text().startswith("<svg")
 
 
