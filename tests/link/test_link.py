@@ -366,7 +366,7 @@ async def test_it_tries_again_with_patience_and_at_once_after_a_welcome(
     monkeypatch.setattr(gateway_end.asyncio, "sleep", hurried)
     pair.task = asyncio.ensure_future(pair.gateway.run())
     await until(lambda: len(pauses) >= 8)
-    assert pauses[:8] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5]
+    assert pauses[:8] == [0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.1, 0.1]
     await pair.up()
     pauses.clear()
     await pair.down()
