@@ -19,7 +19,7 @@ Leg = tuple[str, int, int, bool]  # budget id, version of its definition, window
 Credential = Literal[
     "", "token", "federation"
 ]  # a virtual key itself, a token for one, a token for an outside identity
-UsageBy = Literal["key", "team", "owner", "user", "provider", "model", "day", "credential"]
+UsageBy = Literal["key", "team", "owner", "user", "provider", "model", "day", "credential", "purpose"]
 JOINT = "\x1f"
 """Between the names of a group that is by more than one thing; it sorts before whatever a name holds."""
 EventKind = Literal["overage", "adjusted", "closed", "threshold", "unreconciled"]
@@ -54,6 +54,7 @@ class HoldRequest(msgspec.Struct, frozen=True, gc=False, array_like=True):
     budgets: tuple[str, ...]
     credential: Credential = ""
     caller: str = ""  # whom a token was made out to; "" = nobody in particular
+    purpose: str = ""  # of the call, as a provider key's tag names it; "" = inference
 
 
 class Held(msgspec.Struct, frozen=True, gc=False):

@@ -20,7 +20,7 @@ from bursar.faces.tables import Column, write
 
 Row = dict[str, Any]
 Sort = Literal["cost", "attempts", "input", "output", "group"]
-_KNOWN = ("team", "key", "owner", "user", "provider", "model", "day", "credential")
+_KNOWN = ("team", "key", "owner", "user", "provider", "model", "day", "credential", "purpose")
 _COUNTS = ("attempts", "input_tokens", "output_tokens", "cached_tokens", "inexact")
 _AMOUNTS = ("cost_usd", "overage_usd")
 _SORTS: dict[str, Callable[[Row], Any]] = {

@@ -135,16 +135,17 @@ def _limit_lines(node: Node, flight: Flight, shown: Sequence[Shown], now: float)
 
 
 def _request(node: Node, flight: Flight, priced: Priced, top: Ceiling, number: int) -> HoldRequest:
-    plan, allowed = flight.plan, flight.allowed
+    plan, call, allowed = flight.plan, flight.call, flight.allowed
     assert plan is not None
+    assert call is not None
     assert allowed is not None
-    # Four by place: Python makes a dict of more than fifteen named arguments, which costs 1 us.
+    # Five by place: Python makes a dict of more than fifteen named arguments, which costs 1 us.
     return HoldRequest(
         flight.request_id,
         number,
         plan.key_id,
         plan.team_id,
-        owner_id=plan.owner_id,
+        plan.owner_id,
         user=flight.user,
         provider=priced.option.provider.name,
         model=priced.price.model,
@@ -159,6 +160,7 @@ def _request(node: Node, flight: Flight, priced: Priced, top: Ceiling, number: i
         budgets=priced.budgets,
         credential=plan.credential,
         caller=plan.caller,
+        purpose="" if call.purpose == "inference" else call.purpose,
     )
 
 

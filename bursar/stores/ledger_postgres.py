@@ -28,6 +28,7 @@ _GROUPS: dict[UsageBy, str] = {
     "model": "l.names ->> 'model'",
     "day": "to_char(to_timestamp(e.at_ns / 3600000000000 * 3600) AT TIME ZONE $5, 'YYYY-MM-DD')",
     "credential": "coalesce(nullif(l.names ->> 'credential', ''), 'key')",
+    "purpose": "coalesce(nullif(l.names ->> 'purpose', ''), 'inference')",
 }
 _BY_TEAM = "l.team_id || '/' || "  # kinds of credentials alone are told for each team
 # Posts, and the corrections of holds that have one. Nothing is settled before it was held: older months are left out.

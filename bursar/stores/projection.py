@@ -63,9 +63,10 @@ _SELECT_HOURS = """SELECT {columns}, attempts, inexact, input_tokens, output_tok
     FROM hourly JOIN labels ON labels.id = label_id WHERE hour >= ? AND hour < ?"""
 _SELECT_LAST_HOURS = """SELECT secret_id, max(hour) FROM hourly JOIN labels ON labels.id = label_id
     WHERE secret_id != '' GROUP BY secret_id"""
-_INSERT_LABEL = "INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_LABEL = "INSERT INTO labels VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT_LABEL = """SELECT id FROM labels WHERE key_id = ? AND team_id = ? AND owner_id = ? AND user = ? AND provider = ?
-    AND model = ? AND secret_id = ? AND price_id = ? AND price_digest = ? AND credential = ?"""
+    AND model = ? AND secret_id = ? AND price_id = ? AND price_digest = ? AND credential = ?
+    AND purpose = ?"""
 _SELECT_HOUR_OF = "SELECT t_ns, label_id FROM attempt WHERE hold_id = ?"
 _MORE = ("cache_write_5m", "cache_write_1h", "audio_input", "audio_output", "image_input", "tool_uses", "service_tier")
 _OPEN = (None,) * 10
@@ -309,7 +310,7 @@ class Projection:
     def _attempt(self, hold: HoldRecord) -> tuple[int, str, int, int, int, int, str | None]:
         """The first seven columns."""
         values = astuple(hold.request)
-        names = (*values[2:11], values[17])
+        names = (*values[2:11], values[17], values[19])
         label = self._labels.get(names) or self._label(names)
         return hold.id, values[0], values[1], label, hold.t, values[11], values[18] or None
 

@@ -35,6 +35,7 @@ _COLUMNS: dict[UsageBy, str] = {
     "model": "model",
     "day": "hour",
     "credential": "CASE credential WHEN '' THEN 'key' ELSE credential END",
+    "purpose": "CASE purpose WHEN '' THEN 'inference' ELSE purpose END",
 }
 _BY_TEAM = "team_id || '/' || "  # kinds of credentials alone are told for each team
 

@@ -14,7 +14,7 @@ from openai import OpenAI
 from bursar.providers.emulator import read_bill
 from tests.e2e.broker import Broker
 from tests.e2e.tenants import Tenants
-from tests.faults.books import Books, price_of
+from tests.faults.books import Books, price_of, until
 
 EMBEDDING = "text-embedding-3-small"
 INSTRUCT = "gpt-3.5-turbo-instruct"
@@ -48,6 +48,20 @@ def test_embeddings_of_texts_and_tokens(client: OpenAI) -> None:
             assert len(row.embedding) == 64
             assert math.isclose(sum(number * number for number in row.embedding), 1, rel_tol=1e-5)
     assert client.embeddings.create(model=EMBEDDING, input=[1, 2, 3]).usage.prompt_tokens == 3
+
+
+def test_usage_tells_what_calls_were_for(client: OpenAI, tenants: Tenants, broker: Broker) -> None:
+    key = tenants.key(budget={"limit_usd": "5"})
+    ours = as_key(client, key.text)
+    for _ in range(3):
+        ours.embeddings.create(model=EMBEDDING, input="one", dimensions=8)
+    ours.completions.create(model=INSTRUCT, prompt=said(), max_tokens=5)
+
+    def told() -> dict[str, int]:
+        rows = [row["groups"] + [row["attempts"]] for row in broker.cli_json("usage", "--by", "key,purpose")]
+        return {purpose: attempts for key_id, purpose, attempts in rows if key_id == key.id}
+
+    until(lambda: told() == {"embedding": 3, "inference": 1})
 
 
 def test_both_encodings_say_the_same(client: OpenAI) -> None:

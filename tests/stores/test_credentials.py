@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bursar.core.ledger import HoldRequest
 from bursar.core.ledger_budget import TOKEN_KEPT_NS, forgotten_at
-from bursar.core.ledger_records import HoldRecord
+from bursar.core.ledger_records import JOINT, HoldRecord, UsageBy
 from bursar.core.units import NS_PER_S
 from bursar.stores.journal import Journal
 from bursar.stores.journal_recovery import decoder, encode
@@ -23,7 +23,7 @@ from tests.stores.journal_kit import NOON, FakeClock, asking, budget, proven, se
 def test_a_hold_written_before_tokens_is_one_by_a_key() -> None:
     record = HoldRecord(1, 2, (("b", 1, 1, True),), asking(5))
     old = msgspec.msgpack.decode(encode(record))
-    assert old[4][17:] == ["", ""]
+    assert old[4][17:] == ["", "", ""]
     del old[4][17:]
     assert decoder.decode(msgspec.msgpack.encode(old)) == record
 
@@ -53,6 +53,26 @@ async def test_usage_is_summed_by_credential_and_the_caller_kept(tmp_path: Path)
     assert labels == (3,)  # callers are many: they make no labels
 
 
+async def test_usage_is_summed_by_purpose(tmp_path: Path) -> None:
+    clock = FakeClock()
+    journal = Journal.open(tmp_path / "journal", clock)
+    journal.define(budget(10**6, thresholds=()))
+    for purpose, cost in (("", 10), ("embedding", 1), ("embedding", 2), ("", 20)):
+        hold = journal.hold_now(asking(50, purpose=purpose))
+        journal.post(hold.hold_id, settled(cost))
+    journal.close()
+    view = LedgerView(tmp_path / "journal", tmp_path / "ledger.db", clock)
+    await view.catch_up()
+    asked: dict[str, tuple[UsageBy, ...]] = {"": ("purpose",), f"t{JOINT}": ("team", "purpose")}
+    for team, by in asked.items():
+        found = await view.usage(by, 0, NOON * 2, 100, "")
+        assert [(row.group, row.attempts, row.cost_pico) for row in found] == [
+            (f"{team}embedding", 2, 3),
+            (f"{team}inference", 2, 30),
+        ]
+    view.close()
+
+
 def test_a_database_of_before_is_brought_along(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with sqlite3.connect(path) as db:
@@ -62,8 +82,8 @@ def test_a_database_of_before_is_brought_along(tmp_path: Path) -> None:
         db.execute(f"INSERT INTO attempt VALUES ({', '.join('?' * 18)})", ended)
         db.execute("INSERT INTO hourly VALUES (0, 7, 1, 0, 1, 2, 0, '4', '0')")
     db = open_database(path, "ledger")
-    assert db.execute("SELECT key_id, state, cost, outcome, credential, caller FROM attempts").fetchall() == [
-        ("k", "POSTED", 4, "ok", "", None)
+    assert db.execute("SELECT key_id, state, cost, outcome, credential, caller, purpose FROM attempts").fetchall() == [
+        ("k", "POSTED", 4, "ok", "", None, "")
     ]
     assert db.execute("SELECT attempts, cost FROM hourly JOIN labels ON labels.id = label_id").fetchall() == [(1, "4")]
     assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -118,4 +138,4 @@ def test_nothing_that_is_held_is_forgotten_and_the_ledger_is_proven(
 
 
 def test_the_old_shape_is_the_beginning_of_the_new() -> None:
-    assert HoldRequest.__struct_fields__[17:] == ("credential", "caller")
+    assert HoldRequest.__struct_fields__[17:] == ("credential", "caller", "purpose")

@@ -21,7 +21,7 @@ from bursar.stores.projection_view import LedgerView
 from tests.stores.journal_kit import asking, budget, settled
 from tests.stores.postgres_money_kit import Nodes, nodes_on
 
-GROUPS: tuple[UsageBy, ...] = ("key", "team", "owner", "user", "provider", "model", "day", "credential")
+GROUPS: tuple[UsageBy, ...] = ("key", "team", "owner", "user", "provider", "model", "day", "credential", "purpose")
 ALWAYS = (0, 2**62, 100, "")
 
 
@@ -47,6 +47,7 @@ async def both(database: str, tmp_path: Path) -> AsyncIterator[Both]:
             store.define(budget(10**6, thresholds=(), window=WindowDef(kind="lifetime")))
         for number in range(12):  # some sums end in zeros
             names = {"user": f"u{number % 3}", "model": f"m{number % 4}", "key_id": f"k{number % 2}"}
+            names["purpose"] = ("", "embedding")[number % 5 == 0]
             ids = []
             for store in (journal, money):
                 hold = await store.hold(asking(500, "b", **names))
