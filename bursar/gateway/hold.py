@@ -57,8 +57,14 @@ async def try_hold(node: Node, flight: Flight, priced: Priced) -> Ceiling:
     tokens are given back as soon as they are taken.
     """
     taken: list[Reservation] = []
+
+    async def look(request: HoldRequest) -> None:
+        _give_back(node, taken)  # first: a store takes its time, and others share these tokens
+        taken.clear()
+        await node.money.try_hold(request)
+
     try:
-        return (await _reserve(node, flight, priced, 1, taken, node.money.try_hold))[0]
+        return (await _reserve(node, flight, priced, 1, taken, look))[0]
     finally:
         _give_back(node, taken)
 

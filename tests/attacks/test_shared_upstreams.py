@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from bursar.core.breaker import Rule
+from bursar.core.directory import LimitDef, Policy
+from bursar.core.ledger import HoldRequest
 from bursar.stores.memory_board import MemoryBoard
 from tests.gateway.answers import broken, chat, chunk, completion, stream, usage
 from tests.gateway.fakes import HANG, turns
@@ -46,6 +48,21 @@ async def test_a_long_stream_that_tries_keeps_nobody_out(make_stand: MakeStand) 
     long.leave()
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_an_estimate_keeps_no_tokens_from_others_while_a_store_takes_its_time(make_stand: MakeStand) -> None:
+    limit = LimitDef(id="all", unit="tokens", amount=10_000, per_seconds=60, scope="node")
+    stand = make_stand(budgets=[budget(PLENTY)], policy=Policy(limits=(limit,)))
+    seen: list[float] = []
+    look = stand.journal.try_hold
+
+    async def slow(request: HoldRequest) -> None:
+        seen.append(stand.tokens_taken(limit, "node"))
+        await look(request)
+
+    stand.node.money.try_hold = slow  # type: ignore[method-assign]
+    assert (await stand.ask(path="/v1/estimate", body=chat(max_tokens=5_000))).status == 200
+    assert seen == [0.0]
 
 
 async def test_a_hard_budget_of_a_provider_key_caps_the_output_too(make_stand: MakeStand) -> None:
