@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 
-from bench import audit, many_keys, money, rates, report, rows, targets, tokens
+from bench import added, audit, many_keys, money, rates, report, rows, targets, tokens
 from bench.rows import LARGE, SMALL, Case, Measured
 from bench.secrets_rows import under_rewrap, vault_figures
 from bench.stand import Stand
@@ -40,6 +40,8 @@ def measure(wanted: set[str], cases: int, rounds: int, seconds: float) -> tuple[
         measured.rates = rates.measure(rounds)
     with Stand() as stand:
         bursar = stand.broker.target()
+        if "f6" in wanted:
+            measured.added = added.measure(stand.direct.url, rounds, seconds)
         if "f4" in wanted:  # before the load has grown anything
             say("F4: memory")
             measured.f4 = rows.f4_memory(bursar)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from bench import estimates
+from bench import added, estimates
 from bench.figures_money import MoneyMeasured
 from bench.rows import Case, Figures, Measured
 from bench.targets import descriptors
@@ -64,6 +64,7 @@ def write(measured: Measured, conditions: Mapping[str, str], folder: Path) -> Pa
             *_f4(measured.f4),
             *_f5(measured.f5, measured.many_keys),
             *_f6(measured.f6),
+            *_added(measured.added),
             *_rates(measured.rates),
             *_tokens(measured.tokens),
             *_audit(measured.audit),
@@ -229,6 +230,20 @@ def _f6(found: MoneyMeasured | None) -> list[str]:
     note += f" were booked in {found.recovery_s:.1f} s."
     note += " Bars: ≥ 4,000 /s of three on one hot budget, 1,000 budgets no slower, ≤ 60 µs more, ≤ 5 s."
     return ["## F6: money of many nodes", "", *table(head, rows), note, ""]
+
+
+def _added(found: Mapping[str, Figures]) -> list[str]:
+    if not found:
+        return []
+    alone, shared = found[added.EMBEDDED], found[added.SHARED]
+    rows = [[name, cost(x), f"{x.p50 / 1e3:.2f}", f"{x.p99 / 1e3:.2f}"] for name, x in found.items()]
+    more = f"{shared.cpu_us - alone.cpu_us:.0f}", f"{(shared.p50 - alone.p50) / 1e3:.2f}"
+    rows.append(["added", *more, f"{(shared.p99 - alone.p99) / 1e3:.2f}"])
+    note = f"Whole requests through two brokers in turns ({added.CASE.words}), a node each; CPU of all of Bursar's"
+    note += " processes. PostgreSQL (`fsync`), Redis, upstream and load share the cores, which are busy throughout."
+    note += " Bars: ≤ 60 µs more, added p50 ≤ 5 ms, p99 ≤ 25 ms."
+    head = ["money and rates in", "CPU µs", "p50 ms", "p99 ms"]
+    return ["## F6: a whole request", "", *table(head, rows), note, ""]
 
 
 def _rates(found: Mapping[str, float]) -> list[str]:

@@ -58,6 +58,7 @@ class Measured:
     tokens: dict[str, float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     f6: MoneyMeasured | None = None
+    added: dict[str, Figures] = field(default_factory=dict)
     audit: dict[str, float] = field(default_factory=dict)
     vault: dict[str, float] = field(default_factory=dict)
     rewrap: dict[str, Figures] = field(default_factory=dict)

@@ -24,6 +24,7 @@ def test_a_quick_bench_fills_every_row() -> None:
         assert f"## {row}:" in done.stdout
     assert "Bursar ÷ nginx" in done.stdout
     assert "keys, one of a fleet" in done.stdout
+    assert "## F6: a whole request" in done.stdout
     assert (ROOT / "bench/out/cpu.svg").read_text().startswith("<svg")
 
 
