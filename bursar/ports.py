@@ -229,6 +229,12 @@ class MadeIds(Protocol):
         """It is gone at the provider. One that is not known is no fault."""
         ...
 
+    async def listed(
+        self, team: str, kind: MadeKind, *, most: int, after: MadeId | None = None, newest_first: bool = True
+    ) -> list[MadeId]:
+        """Those that are known now, at most so many, in the order of (made_at, id) or against it; behind `after`."""
+        ...
+
 
 # ---- health of upstreams ---------------------------------------------------------------------------------------------
 

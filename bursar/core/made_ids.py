@@ -38,6 +38,7 @@ class MadeId(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=
     secret: str = ""  # the provider key's entry that made it; "" where the provider takes none
     made_at: int  # ns
     expires_at: int  # ns
+    about: str = ""  # of a file: what the provider said of it when it was made, as JSON; it never changes
 
     @property
     def name(self) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from bursar.core.calls import Call, Edits
+from bursar.core.calls import Call, Edits, Purpose
 from bursar.core.compiling import compile_policy
 from bursar.core.controls import would_clamp, would_refuse
 from bursar.core.decisions import RuleAsked
@@ -168,14 +168,27 @@ def check_content(plan: KeyPlan, call: Call) -> None:
         raise refusal
 
 
+def check_purpose(plan: KeyPlan, purpose: Purpose) -> None:
+    """Of what is no call: a file. Raises Refusal(purpose_not_allowed)."""
+    refusal = _purpose_refusal(plan.enforced, purpose)
+    if refusal is not None:
+        raise refusal
+
+
+def _purpose_refusal(rules: Rules, purpose: Purpose) -> Refusal | None:
+    if rules.purposes is None or purpose in rules.purposes:
+        return None
+    return Refusal(
+        "purpose_not_allowed",
+        f"The key may not be used for {purpose}",
+        f"It may be used for: {', '.join(sorted(rules.purposes)) or 'nothing'}",
+    )
+
+
 def _content_refusal(rules: Rules, call: Call, tokens: int) -> Refusal | None:
     """Purpose and size of the prompt."""
-    if rules.purposes is not None and call.purpose not in rules.purposes:
-        return Refusal(
-            "purpose_not_allowed",
-            f"The key may not be used for {call.purpose}",
-            f"It may be used for: {', '.join(sorted(rules.purposes)) or 'nothing'}",
-        )
+    if (refusal := _purpose_refusal(rules, call.purpose)) is not None:
+        return refusal
     most = rules.max_prompt_chars
     if most is not None and call.prompt_chars > most:
         return _too_large("characters", call.prompt_chars, most)

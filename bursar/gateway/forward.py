@@ -48,8 +48,10 @@ def _callers_lines(exchange: Exchange, dialect: Dialect) -> str:
     return lines
 
 
-def upstream_headers(provider: Provider, exchange: Exchange | None, value: Secret | None) -> bytes:
-    """The lines to send up; without an exchange those of a request of our own.
+def upstream_headers(
+    provider: Provider, exchange: Exchange | None, value: Secret | None, media_type: str = ""
+) -> bytes:
+    """The lines to send up; without an exchange those of a request of our own. `media_type`: of a body that is no JSON.
 
     This file is the one place of the data path where a provider key is opened.
     """
@@ -57,7 +59,7 @@ def upstream_headers(provider: Provider, exchange: Exchange | None, value: Secre
     lines = "" if exchange is None else _callers_lines(exchange, provider.dialect)
     for name, text in facts.fixed_headers:
         if not provider.headers or all(name != own for own, _ in provider.headers):
-            lines += f"{name}: {text}\r\n"
+            lines += f"{name}: {media_type if media_type and name == 'content-type' else text}\r\n"
     for name, text in provider.headers:
         lines += f"{name}: {text}\r\n"
     if value is not None and provider.auth == "bearer":

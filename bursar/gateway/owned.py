@@ -4,13 +4,16 @@ They cost nothing at the provider, so nothing is held. They are authenticated, c
 looked up in our own record before anything is sent, and go to the account that made what they name.
 """
 
+from collections.abc import Callable, Collection
 from urllib.parse import parse_qsl, urlencode
 
+from bursar.core.calls import Purpose
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import ClientGone, Refusal, UpstreamFault
 from bursar.core.made_ids import MadeId, Reference, is_id, unknown_id
 from bursar.core.policy import check_content
 from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts, key_serves, usable_keys
+from bursar.core.uploads import PURPOSES
 from bursar.gateway.admit import admit
 from bursar.gateway.flight import Flight
 from bursar.gateway.forward import answer_headers, upstream_headers
@@ -23,6 +26,7 @@ from bursar.gateway.upstream_errors import fault_refusal, is_encoded, read_error
 from bursar.ports import UpstreamResponse
 
 _MOST_BODY = 64 * 2**20
+_MOST_STREAMED = 2**30  # no provider takes a file of more than 512 MB
 _QUERY = frozenset({"limit", "order", "after", "before", "include", "include[]", "include_obfuscation", "stream"})
 _NUMBERS = frozenset({"starting_after"})
 _PREFIX = "/v1"
@@ -42,9 +46,9 @@ async def ask_about(node: Node, flight: Flight, route: Route) -> None:
         raise unknown_id(route.owns)
     if exchange.method == "POST" and route.owns == "conversation":
         await _read(node, flight, route, body, made)
-    way = _way(node, flight, route, flight.bound or made)
+    way = account_of(node, flight, route, made=flight.bound or made)
     try:
-        response = await _send(node, flight, way, route, body)
+        response = await send(node, flight, way, route, body)
         if response is not None:
             await _answer(node, flight, way, made, response)
     except UpstreamFault as fault:
@@ -61,15 +65,23 @@ async def _read(node: Node, flight: Flight, route: Route, body: bytes, made: Mad
     await guard(node, flight)
 
 
-def _way(node: Node, flight: Flight, route: Route, made: MadeId | None) -> Option:
-    """The account that made it; for a new conversation the first that serves the team. Raises Refusal."""
+def account_of(
+    node: Node, flight: Flight, route: Route, *, made: MadeId | None = None, purpose: Purpose | None = None
+) -> Option:
+    """The account that made it; for what is new the first that serves the team for the purpose. Raises Refusal.
+
+    What a file was uploaded for was asked when it was uploaded: afterwards any purpose of its provider key will do.
+    """
     assert flight.plan is not None
+    purposes: Collection[Purpose] = (purpose or route.purpose,)
+    if made is not None and made.kind == "file":
+        purposes = PURPOSES.values()
     team = flight.plan.team_id
     for provider in node.providers:
         if route.name in provider.targets and (made is None or made.provider == provider.name):
             if provider.auth == "none":
                 return _option(provider, no_key(provider.name))
-            keys = _keys(node, provider, team, route)
+            keys = _keys(node, provider, team, purposes)
             if made is not None and made.secret in node.tenants.provider_keys:
                 keys = [key for key in keys if key.id == made.secret]
             if keys:
@@ -81,11 +93,13 @@ def _way(node: Node, flight: Flight, route: Route, made: MadeId | None) -> Optio
     )
 
 
-def _keys(node: Node, provider: Provider, team: str, route: Route) -> list[ProviderKey]:
+def _keys(node: Node, provider: Provider, team: str, purposes: Collection[Purpose]) -> list[ProviderKey]:
     """Keys for every model first: what is made with one can then be built upon with any."""
     keys = usable_keys(node.tenants.provider_keys.values())
     grants = node.tenants.use_grants
-    fitting = [key for key in keys if key_serves(key, provider.name, team, route.purpose, grants)]
+    fitting = [
+        key for key in keys if any(key_serves(key, provider.name, team, purpose, grants) for purpose in purposes)
+    ]
     return sorted(fitting, key=lambda key: (address_parts(key.address)[1] != "*", key.id))
 
 
@@ -95,7 +109,9 @@ def _option(provider: Provider, key: ProviderKey) -> Option:
     return Option(provider=reached, key=key, upstream_model="", priced_as="")
 
 
-async def _send(node: Node, flight: Flight, way: Option, route: Route, body: bytes) -> UpstreamResponse | None:
+async def send(
+    node: Node, flight: Flight, way: Option, route: Route, body: bytes, media_type: str = ""
+) -> UpstreamResponse | None:
     """None = the provider said no, in its own words, and the caller has them. Raises UpstreamFault, Refusal."""
     exchange, provider = flight.exchange, way.provider
     value = None if provider.auth == "none" else (await node.leases.borrow(way.key)).value
@@ -103,7 +119,7 @@ async def _send(node: Node, flight: Flight, way: Option, route: Route, body: byt
         raise ClientGone
     rest = exchange.path.removeprefix(f"{_PREFIX}/{route.name}")
     target = provider.targets[route.name] + rest + _query(exchange.query)
-    headers = upstream_headers(provider, exchange, value)
+    headers = upstream_headers(provider, exchange, value, media_type)
     flight.dispatched = node.clock.monotonic()
     response = await node.upstream.ask(provider, exchange.method, target, headers, body)
     if response.status >= 300:
@@ -111,7 +127,7 @@ async def _send(node: Node, flight: Flight, way: Option, route: Route, body: byt
         if instead is not None:
             raise instead
         flight.word = "upstream_error"
-        _respond(flight, way, response, told)
+        respond(flight, way, response, told)
         return None
     return response
 
@@ -122,37 +138,56 @@ async def _answer(node: Node, flight: Flight, way: Option, made: MadeId | None, 
     if is_encoded(response):
         response.abort()
         raise UpstreamFault("malformed", "the answer is encoded", sent=True)
-    if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+    if _is_streamed(exchange.path, response):
         await _relay(flight, way, response)
         return
     body = await response.read(_MOST_BODY)
     if flight.call is not None:
         await keep_made(node, flight, way, way.provider.dialect.made(flight.call, body))
-    _respond(flight, way, response, body)
+    respond(flight, way, response, body)
     if exchange.method == "DELETE" and made is not None and len(ids_in(exchange.path)) == 1:
         await node.made_ids.forget(made.team, made.kind, made.id)
 
 
-def _respond(flight: Flight, way: Option, response: UpstreamResponse, body: bytes) -> None:
+def respond(flight: Flight, way: Option, response: UpstreamResponse, body: bytes) -> None:
     flight.status = response.status
     flight.exchange.respond(response.status, answer_headers(flight, way.provider, response), body)
 
 
 async def _relay(flight: Flight, way: Option, response: UpstreamResponse) -> None:
-    """A response that is streamed again. It was metered, or is followed, where it was made."""
+    """A file's content, or a response that is streamed again: it was metered, or is followed, where it was made."""
     exchange = flight.exchange
     exchange.on_gone = response.abort
     exchange.on_flow = lambda stop: response.pause() if stop else response.resume()
     flight.status = response.status
     exchange.start(response.status, answer_headers(flight, way.provider, response))
     try:
-        await response.relay(exchange.write)
+        await response.relay(_Capped(exchange.write).write)
         exchange.finish()
     except UpstreamFault:
         flight.word = "client_gone" if exchange.gone else "upstream_broken"
         exchange.abort()
     finally:
         exchange.on_gone = exchange.on_flow = None
+
+
+def _is_streamed(path: str, response: UpstreamResponse) -> bool:
+    media_type = response.headers.get("content-type", "").lower()
+    return path.endswith("/content") or media_type.startswith("text/event-stream")
+
+
+class _Capped:
+    """Bytes on their way to a caller, and an end to them."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self._left = _MOST_STREAMED
+
+    def write(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            raise UpstreamFault("body_too_large", f"more than {_MOST_STREAMED} bytes", sent=True)
+        self._write(data)
 
 
 def _query(query: str) -> str:

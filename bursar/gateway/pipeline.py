@@ -27,6 +27,7 @@ from bursar.gateway.authenticate import authenticate
 from bursar.gateway.decide import apply_policy
 from bursar.gateway.deployed import understand_deployed
 from bursar.gateway.explain import explain
+from bursar.gateway.files import serve_files
 from bursar.gateway.flight import Flight
 from bursar.gateway.follow import check_room
 from bursar.gateway.guard import guard
@@ -91,6 +92,9 @@ class Pipeline:
         authenticate(node, flight)
         if route.kind == "owned":
             await ask_about(node, flight, route)
+            return
+        if route.kind == "files":
+            await serve_files(node, flight, route)
             return
         if route.kind == "models":
             list_models(node, flight)

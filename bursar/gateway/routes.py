@@ -12,7 +12,7 @@ class Route(NamedTuple):
     name: str
     dialect: DialectName
     purpose: Purpose
-    kind: Literal["metered", "models", "handed", "trial", "owned"]
+    kind: Literal["metered", "models", "handed", "trial", "owned", "files"]
     azure: bool = False  # the caller names deployments: in the path, or as the body's model
     deployment: str = ""  # the one that the path names
     owns: MadeKind = "response"  # of an owned route: what the id in its path names
@@ -26,6 +26,8 @@ _COUNT = Route("count_tokens", "anthropic", "inference", "metered")
 _RESPONSES = Route("responses", "openai", "inference", "metered")
 _KEPT_RESPONSE = Route("responses", "openai", "inference", "owned", owns="response")
 _KEPT_CONVERSATION = Route("conversations", "openai", "inference", "owned", owns="conversation")
+_FILES = Route("files", "openai", "inference", "files", owns="file")
+_KEPT_FILE = _FILES._replace(kind="owned")
 _MODELS = Route("models", "openai", "inference", "models")
 _HANDED = Route("oauth", "openai", "inference", "handed")  # control answers it
 
@@ -35,6 +37,7 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/v1/embeddings": {"POST": _EMBEDDINGS},
     "/v1/responses": {"POST": _RESPONSES},
     "/v1/conversations": {"POST": _KEPT_CONVERSATION},
+    "/v1/files": {"GET": _FILES, "POST": _FILES},
     "/v1/messages": {"POST": _MESSAGES},
     "/v1/messages/count_tokens": {"POST": _COUNT},
     "/v1/models": {"GET": _MODELS},
@@ -73,6 +76,8 @@ OWNED: dict[str, dict[str, Route]] = {
     "/v1/conversations/*": {"GET": _KEPT_CONVERSATION, "POST": _KEPT_CONVERSATION, "DELETE": _KEPT_CONVERSATION},
     "/v1/conversations/*/items": {"GET": _KEPT_CONVERSATION, "POST": _KEPT_CONVERSATION},
     "/v1/conversations/*/items/*": {"GET": _KEPT_CONVERSATION, "DELETE": _KEPT_CONVERSATION},
+    "/v1/files/*": {"GET": _KEPT_FILE, "DELETE": _KEPT_FILE},
+    "/v1/files/*/content": {"GET": _KEPT_FILE},
 }
 _LONGEST_PATH = 1024
 _ID_PLACES = (3, 5)  # among the parts of a path between slashes

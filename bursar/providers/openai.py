@@ -53,6 +53,7 @@ class OpenAI:
             "embeddings": "/embeddings",
             "responses": "/responses",
             "conversations": "/conversations",
+            "files": "/files",
         },
         auth="bearer",
         fixed_headers=fixed_headers(),

@@ -12,6 +12,7 @@ Costs nothing until the first id: no file, no thread, no memory.
 import asyncio
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import nlargest, nsmallest
 from pathlib import Path
 from zlib import crc32
 
@@ -76,6 +77,18 @@ class MadeIdsFile:
             self._append([_line(_encode(_Gone(gone=(team, kind, made_id))))])
             self._drop(team, (kind, made_id))
             await self._settle()
+
+    async def listed(
+        self, team: str, kind: MadeKind, *, most: int, after: MadeId | None = None, newest_first: bool = True
+    ) -> list[MadeId]:
+        await self._opened()
+        now = self._clock.now()
+        ids = self._teams.get(team, {}).values()
+        known = [one for one in ids if one.kind == kind and one.expires_at > now]
+        if after is not None:
+            edge = place_of(after)
+            known = [one for one in known if (place_of(one) < edge if newest_first else place_of(one) > edge)]
+        return (nlargest if newest_first else nsmallest)(most, known, key=place_of)
 
     async def close(self) -> None:
         if self._renewing is not None:  # not cancelled: a thread may be writing
@@ -209,6 +222,11 @@ class MadeIdsFile:
 def _slices(known: Sequence[MadeId]) -> Iterator[Sequence[MadeId]]:
     for start in range(0, len(known), _SLICE):
         yield known[start : start + _SLICE]
+
+
+def place_of(made: MadeId) -> tuple[int, str]:
+    """Where it stands among those of its kind."""
+    return made.made_at, made.id
 
 
 def encoded_line(made: MadeId) -> bytes:

@@ -15,6 +15,11 @@ _KEEP = """INSERT INTO bursar.made_id (team, kind, id, made_at, expires_at, body
     SET made_at = excluded.made_at, expires_at = excluded.expires_at, body = excluded.body"""
 _FIND = "SELECT body FROM bursar.made_id WHERE team = $1 AND kind = $2 AND id = $3 AND expires_at > $4"
 _FORGET = "DELETE FROM bursar.made_id WHERE team = $1 AND kind = $2 AND id = $3"
+_LISTED = """SELECT body FROM bursar.made_id
+    WHERE team = $1 AND kind = $2 AND expires_at > $3 AND (made_at, id COLLATE "C") {side} ($4, $5)
+    ORDER BY made_at {way}, id COLLATE "C" {way} LIMIT $6"""
+_NEWEST_FIRST, _OLDEST_FIRST = _LISTED.format(side="<", way="DESC"), _LISTED.format(side=">", way="ASC")
+_LATEST = 2**63 - 1  # ns
 _EXPIRE = """DELETE FROM bursar.made_id WHERE (team, kind, id) IN (
     SELECT team, kind, id FROM bursar.made_id WHERE expires_at <= $1 ORDER BY expires_at LIMIT 1000
     FOR UPDATE SKIP LOCKED)"""
@@ -58,6 +63,16 @@ class PostgresMadeIds:
         with named_faults("ids_unavailable", "The id was not forgotten"):
             async with self._store.connection() as db:
                 await db.execute(self._store.sql(_FORGET), team, kind, made_id)
+
+    async def listed(
+        self, team: str, kind: MadeKind, *, most: int, after: MadeId | None = None, newest_first: bool = True
+    ) -> list[MadeId]:
+        edge = (after.made_at, after.id) if after is not None else (_LATEST if newest_first else 0, "")
+        asked = self._store.sql(_NEWEST_FIRST if newest_first else _OLDEST_FIRST)
+        with named_faults("ids_unavailable", "The ids were not looked up"):
+            async with self._store.connection() as db:
+                rows = await db.fetch(asked, team, kind, self._clock.now(), *edge, most)
+        return [made_of(row[0]) for row in rows]
 
     async def _look_after(self, team: str, count: int) -> None:
         """Now and then take away what has expired, and what is beyond a team's share."""

@@ -130,6 +130,28 @@ async def test_a_team_crowds_out_its_own_oldest_and_nobody_elses(side: Side) -> 
     assert await again.find("team-2", "response", "resp_a") is not None
 
 
+async def test_a_listing_is_of_the_team_and_kind_in_the_order_of_making_page_by_page(side: Side) -> None:
+    store = await side.again()
+    wanted = [made(f"file_{n}", kind="file", at=NOON + n // 2) for n in range(7)]  # two at a time made at once
+    await store.keep([*reversed(wanted), made("resp_1"), made("file_x", team="team-2", kind="file")])
+    await store.keep([made("file_old", kind="file", life=1)])
+    side.clock.advance(1)
+    for again in (store, await side.again()):
+        for most in (1, 2, 3, 7, 8):
+            for newest_first in (True, False):
+                found: list[MadeId] = []
+                while page := await again.listed(
+                    "team-1", "file", most=most, after=found[-1] if found else None, newest_first=newest_first
+                ):
+                    assert len(page) <= most
+                    found += page
+                assert found == (wanted[::-1] if newest_first else wanted)
+        assert await again.listed("team-3", "file", most=5) == []
+    await store.forget("team-1", "file", "file_3")
+    left = await store.listed("team-1", "file", most=9, after=wanted[3], newest_first=False)
+    assert left == wanted[4:], "what was deleted meanwhile is still a place in the order"
+
+
 async def test_many_at_once(side: Side) -> None:
     store = await side.again()
     await asyncio.gather(*(store.keep([made(f"resp_{n}", team=f"team-{n % 4}")]) for n in range(40)))

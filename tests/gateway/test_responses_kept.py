@@ -65,6 +65,11 @@ class Slow:
     async def forget(self, team: str, kind: Any, made_id: str) -> None:
         await self._inner.forget(team, kind, made_id)
 
+    async def listed(
+        self, team: str, kind: Any, *, most: int, after: MadeId | None = None, newest_first: bool = True
+    ) -> list[MadeId]:
+        return await self._inner.listed(team, kind, most=most, after=after, newest_first=newest_first)
+
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("fails", [False, True])

@@ -110,8 +110,18 @@ class Connection(asyncio.Protocol):
             shape = anthropic_answers if arrival.header(b"anthropic-version") else openai_answers
             body = shape.models()
         else:
-            return self._kept_page(arrival, path)
+            return self._file_page(arrival, path) or self._kept_page(arrival, path)
         return head(200, len(body)) + body
+
+    def _file_page(self, arrival: Arrival, path: bytes) -> bytes:
+        """About files, or b"" where the path names none."""
+        media_type = arrival.header(b"content-type").decode("latin-1")
+        page = self._desk.files.page(arrival.method.decode(), path.decode("latin-1"), media_type, arrival.body)
+        if page is None:
+            return b""
+        status, told = (401, "") if self._desk.wrong(arrival) else page
+        body = told if isinstance(told, bytes) else error_body("chat", status, told)
+        return head(status, len(body)) + body
 
     def _kept_page(self, arrival: Arrival, path: bytes) -> bytes:
         """About something that was made before, or nothing at all."""

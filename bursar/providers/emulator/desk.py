@@ -8,6 +8,7 @@ import msgspec
 
 from bursar.providers.emulator.bill import Bill, Charge, digest
 from bursar.providers.emulator.counts import Counts
+from bursar.providers.emulator.files import Files
 from bursar.providers.emulator.kept import Kept
 from bursar.providers.emulator.request import Request
 
@@ -46,6 +47,7 @@ class Desk:
         self.connections = 0
         self.credentials: Counter[str] = Counter()
         self.kept = Kept()
+        self.files = Files()
         self._last: Arrival | None = None
 
     def next_id(self) -> str:
