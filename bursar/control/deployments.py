@@ -1,11 +1,11 @@
 """Deployments: names that callers of the Azure paths know, mapped to models; kept in the directory."""
 
-from bursar.control.directory import Book, Change, Directory
-from bursar.core.deployments import NAME, deployment_id
+from bursar.control.directory import Book, Change, Directory, Lookup
+from bursar.core.deployments import NAME, deployment_id, parts_of
 from bursar.core.directory import Deployment, Team
 from bursar.core.errors import Refusal
 
-_MOST = 10_000
+MOST = 10_000
 _LONGEST_MODEL = 256
 
 
@@ -18,12 +18,13 @@ class Deployments:
 
     async def map(self, actor: str, name: str, model: str, team_id: str = "") -> Deployment:
         """Map a name, or change what it stands for. Refuses with invalid_input or unknown_id (team)."""
+        _check_name(name)
         made = Deployment(id=deployment_id(name, team_id), model=model.strip())
 
         def decide(book: Book) -> Change:
-            _check(book, name, made.model, team_id)
-            if book.find(Deployment, made.id) is None and book.count(Deployment) >= _MOST:
-                raise Refusal("invalid_input", f"There may be {_MOST} deployments", "Unmap some: bursar models list")
+            check_deployment(book, made)
+            if book.find(Deployment, made.id) is None and book.count(Deployment) >= MOST:
+                raise too_many()
             facts: dict[str, str | int] = {"model": made.model}
             return Change(action="deployment.map", target=f"deployment/{made.id}", put=[made], facts=facts)
 
@@ -42,11 +43,22 @@ class Deployments:
         await self._directory.change(actor, decide)
 
 
-def _check(book: Book, name: str, model: str, team_id: str) -> None:
-    if not NAME.fullmatch(name):
-        hint = "Use letters, digits, `.`, `_` and `-`, at most 64 characters, beginning with a letter or digit"
-        raise Refusal("invalid_input", f"{name[:64]!r} cannot be the name of a deployment", hint)
-    if not 0 < len(model) <= _LONGEST_MODEL or not model.isprintable():
+def too_many() -> Refusal:
+    return Refusal("invalid_input", f"There may be {MOST} deployments", "Unmap some: bursar models list")
+
+
+def check_deployment(book: Lookup, deployment: Deployment) -> None:
+    """Raises Refusal(invalid_input | unknown_id)."""
+    name, team_id = parts_of(deployment)
+    _check_name(name if deployment.id == deployment_id(name, team_id) else deployment.id)
+    if not 0 < len(deployment.model) <= _LONGEST_MODEL or not deployment.model.isprintable():
         raise Refusal("invalid_input", "The model needs a name", "For example: bursar models map chat-prod gpt-4o-mini")
     if team_id:
         book.get(Team, team_id)
+
+
+def _check_name(name: str) -> None:
+    """Raises Refusal(invalid_input)."""
+    if not NAME.fullmatch(name):
+        hint = "Use letters, digits, `.`, `_` and `-`, at most 64 characters, beginning with a letter or digit"
+        raise Refusal("invalid_input", f"{name[:64]!r} cannot be the name of a deployment", hint)

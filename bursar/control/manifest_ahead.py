@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from typing import TypeVar, cast
 
 from bursar.control.directory import LIST_COMMAND, Book
+from bursar.core.deployments import parts_of
 from bursar.core.directory import (
     KINDS,
     AccessGrant,
     BudgetDef,
+    Deployment,
     Entity,
     Kind,
     Team,
@@ -73,6 +75,8 @@ def leaning_on(ahead: Ahead, kind: Kind, name: str) -> str:
         found = next((f"trust/{rule.id}" for rule in ahead.all(TrustRule) if rule.team_id == name), "")
         grants = (f"grant/{grant.id}" for grant in ahead.all(AccessGrant) if grant.subject == f"team/{name}")
         found = found or next(grants, "")
+        deployments = (f"deployment/{one.id}" for one in ahead.all(Deployment) if parts_of(one)[1] == name)
+        found = found or next(deployments, "")
     if not found and kind in ("owner", "team", "key"):
         budgets = (b for b in ahead.all(BudgetDef) if (b.subject_kind, b.subject) == (kind, name) and not b.deleted)
         found = next((f"budget/{budget.id}" for budget in budgets), "")

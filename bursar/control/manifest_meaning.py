@@ -6,7 +6,7 @@ from typing import Any
 from bursar.control.manifest_plan import Step, is_gone
 from bursar.control.manifest_shapes import written
 from bursar.control.manifest_yaml import flow
-from bursar.core.directory import AccessGrant, BudgetDef, Team, TrustRule, VirtualKey
+from bursar.core.directory import AccessGrant, BudgetDef, Deployment, Team, TrustRule, VirtualKey
 from bursar.core.ledger_records import Balance
 from bursar.core.units import pico_to_usd
 
@@ -57,6 +57,10 @@ def _said(step: Step, balances: Mapping[str, Balance], now: int) -> Iterator[str
         yield "its tokens end at their next call"
     elif isinstance(before, AccessGrant) and after is None:
         yield "what it allowed is allowed no longer"
+    elif isinstance(before, Deployment):
+        stands = f"it stands for {after.model}" if isinstance(after, Deployment) else "who names it is refused"
+        if after != before:
+            yield f"from the next call on {stands}"
 
 
 def _living(entity: object) -> object:

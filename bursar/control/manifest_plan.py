@@ -12,12 +12,14 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec.structs import replace
 
+from bursar.control.deployments import MOST as MOST_DEPLOYMENTS
+from bursar.control.deployments import too_many
 from bursar.control.directory import Book
 from bursar.control.hands_off import mark_id, refusal_of
 from bursar.control.manifest_ahead import Ahead, leaning_on
 from bursar.control.manifest_read import Reading, entity_of
 from bursar.control.manifest_shapes import SECTIONS, SHAPES, Manifest, written
-from bursar.core.directory import BudgetDef, Entity, Kind, Managed, Team, TrustRule, VirtualKey
+from bursar.core.directory import BudgetDef, Deployment, Entity, Kind, Managed, Team, TrustRule, VirtualKey
 from bursar.core.strict import Fault, Faults, read_what_fits, suggest
 
 Act = Literal["create", "change", "remove", "mark"]
@@ -114,6 +116,7 @@ class Planner:
             for orphan in orphans:
                 self._remove(orphan)
         self._check_leaning()
+        self._check_number()
         if self._faults:
             raise Faults(self._faults)
         self._orphans = () if self._given.prune else tuple(orphans)
@@ -305,6 +308,12 @@ class Planner:
                 message = f"{step.kind}/{step.name} would go, and {needed} still needs it"
                 path = f"{SHAPES[step.kind][0]}.{step.name}"
                 self._fault(path, "in_use", message, "Remove that as well, or keep this")
+
+    def _check_number(self) -> None:
+        made = any(step.kind == "deployment" and step.act == "create" for step in self._steps)
+        if made and sum(1 for _ in self._ahead.all(Deployment)) > MOST_DEPLOYMENTS:
+            refusal = too_many()
+            self._fault("deployments", refusal.word, refusal.message, refusal.hint)
 
     def _fault(self, path: str, word: str, message: str, hint: str = "") -> None:
         self._faults.append(Fault(path, word, message, hint))

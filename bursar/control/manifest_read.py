@@ -3,15 +3,18 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from msgspec.structs import replace
 
 from bursar.control.access import GrantTerms, check_terms
 from bursar.control.budgets import check_subject
 from bursar.control.budgets import faults_of as budget_faults
+from bursar.control.deployments import check_deployment
 from bursar.control.manifest_ahead import Ahead
 from bursar.control.manifest_shapes import (
     BudgetManifest,
+    DeploymentManifest,
     GrantManifest,
     KeyManifest,
     Manifest,
@@ -31,6 +34,7 @@ from bursar.core.access import ACTS
 from bursar.core.directory import (
     AccessGrant,
     BudgetDef,
+    Deployment,
     Entity,
     Kind,
     Owner,
@@ -80,21 +84,10 @@ class Reading:
 
 def entity_of(kind: Kind, entity_id: str, given: Manifest, reading: Reading) -> Entity | None:
     """None where it cannot even be thought of. Faults go to the reading."""
-    if reading.present is None and kind != "key":
+    if reading.present is None and kind not in ("key", "deployment"):
         with reading.at(""):
             check_id(entity_id)
-    if isinstance(given, OwnerManifest):
-        return _owner(entity_id, given, reading)
-    if isinstance(given, TeamManifest):
-        return _team(entity_id, given, reading)
-    if isinstance(given, KeyManifest):
-        return _key(entity_id, given, reading)
-    if isinstance(given, BudgetManifest):
-        return _budget(entity_id, given, reading)
-    if isinstance(given, TrustManifest):
-        return _trust(entity_id, given, reading)
-    assert isinstance(given, GrantManifest)
-    return _grant(entity_id, given, reading)
+    return _READ[type(given)](entity_id, given, reading)
 
 
 def _owner(entity_id: str, given: OwnerManifest, reading: Reading) -> Owner:
@@ -201,3 +194,21 @@ def _grant(entity_id: str, given: GrantManifest, reading: Reading) -> AccessGran
             is_team = terms.subject.startswith("team/")
             check_terms(reading.ahead, replace(terms, expires_at=None) if over and not is_team else terms, reading.now)
     return ordered
+
+
+def _deployment(entity_id: str, given: DeploymentManifest, reading: Reading) -> Deployment:
+    made = Deployment(id=entity_id, model=given.model.strip())
+    with reading.at(""):
+        check_deployment(reading.ahead, made)
+    return made
+
+
+_READ: dict[type[Manifest], Callable[[str, Any, Reading], Entity | None]] = {
+    OwnerManifest: _owner,
+    TeamManifest: _team,
+    KeyManifest: _key,
+    BudgetManifest: _budget,
+    TrustManifest: _trust,
+    GrantManifest: _grant,
+    DeploymentManifest: _deployment,
+}

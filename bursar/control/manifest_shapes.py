@@ -24,6 +24,7 @@ from bursar.core.directory import (
     AccessGrant,
     Act,
     BudgetDef,
+    Deployment,
     Entity,
     IssuerKind,
     Kind,
@@ -115,6 +116,12 @@ class GrantManifest(Manifest, frozen=True, kw_only=True, gc=False):
     expires_at: Instant | None = None
 
 
+class DeploymentManifest(Manifest, frozen=True, kw_only=True, gc=False):
+    """Named chat-prod for everybody, search:chat-prod for the team search."""
+
+    model: str
+
+
 SHAPES: dict[Kind, tuple[str, type[Manifest]]] = {
     "owner": ("owners", OwnerManifest),
     "team": ("teams", TeamManifest),
@@ -122,6 +129,7 @@ SHAPES: dict[Kind, tuple[str, type[Manifest]]] = {
     "budget": ("budgets", BudgetManifest),
     "trust": ("trust", TrustManifest),
     "grant": ("grants", GrantManifest),
+    "deployment": ("deployments", DeploymentManifest),
 }
 """Kind -> its section in a file, and the shape of one entry; in the order in which they lean on one another."""
 
@@ -169,8 +177,8 @@ _SUBJECTS = ("key", "user", "team", "owner", "tag", "model", "provider_key", "no
 
 def written(entity: Entity, names: Mapping[str, str] = {}) -> dict[str, Any]:
     """What a file says of an entity: its fields but for those at their default. `names`: ids of keys -> their names."""
-    if isinstance(entity, Owner):
-        return _filled(name=entity.name, contacts=list(entity.contacts))
+    if isinstance(entity, Owner | Deployment):
+        return _compact(entity, skip=("id",))
     if isinstance(entity, Team):
         return _filled(name=entity.name, owner=entity.owner_id, **_ruled(entity))
     if isinstance(entity, VirtualKey):

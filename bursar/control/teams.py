@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from bursar.control.directory import Book, Change, Directory
 from bursar.control.naming import check_id, check_name, check_tags, id_from
 from bursar.control.policies import check_policy, widened_by
-from bursar.core.directory import BudgetDef, Owner, Policy, Team, TrustRule
+from bursar.core.deployments import parts_of
+from bursar.core.directory import BudgetDef, Deployment, Owner, Policy, Team, TrustRule
 from bursar.core.errors import Refusal
 
 
@@ -89,6 +90,10 @@ class Teams:
             for budget in book.all(BudgetDef):
                 if (budget.subject_kind, budget.subject) == ("team", team_id) and not budget.deleted:
                     raise Refusal("in_use", f"The team {team_id!r} has budgets", f"bursar budgets remove {budget.id}")
+            for deployment in book.all(Deployment):
+                if parts_of(deployment)[1] == team_id:
+                    hint = f"bursar models unmap {deployment.id}"
+                    raise Refusal("in_use", f"The team {team_id!r} has deployments", hint)
             return Change(action="team.remove", target=f"team/{team_id}", gone=[("team", team_id)])
 
         await self._directory.change(actor, decide)

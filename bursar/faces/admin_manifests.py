@@ -25,7 +25,7 @@ _PIECE = 500
 
 
 class PlanAsk(Shape, frozen=True, kw_only=True):
-    """`documents`: section (owners, teams, keys, budgets, trust, grants) -> name -> what a file says of it."""
+    """`documents`: section (owners, teams, keys, budgets, trust, grants, deployments) -> name -> what a file says."""
 
     documents: dict[str, dict[str, Any]]
     sources: tuple[str, ...] = ()

@@ -226,7 +226,7 @@ def _rolling_back(app: typer.Typer, locate: Locate) -> None:
         plan_only: Annotated[bool, typer.Option("--preview", help="Only show what would change.")] = False,
         yes: Yes = False,
     ) -> None:
-        """Go back to an earlier version of tenants, budgets, trust and grants; itself one change that can be undone."""
+        """Go back to an earlier version of all that files can say; itself one change that can be undone."""
         found = terminal.slow_api.call("POST", "/rollback-plans", {"to": to})
         if not terminal.as_json:
             write_plan(terminal.out, found)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from bursar.control.access import Access
 from bursar.control.budgets import BudgetTerms
+from bursar.control.deployments import Deployments
 from bursar.control.directory import BREAK_GLASS, Change
 from bursar.control.history import History
 from bursar.control.keys import KeyInput
@@ -20,12 +21,14 @@ from bursar.control.manifest_shapes import SHAPES
 from bursar.control.manifest_yaml import read_yaml, to_yaml
 from bursar.control.manifests import Applied, Manifests
 from bursar.control.owners import OwnerInput
+from bursar.control.promotion import Promotions
 from bursar.control.teams import TeamInput
 from bursar.control.trust import TrustRules
 from bursar.core.directory import (
     KINDS,
     AccessGrant,
     BudgetDef,
+    Deployment,
     Entity,
     KeySecret,
     LimitDef,
@@ -113,6 +116,7 @@ FILES: dict[str, Any] = {
         "nightly-day": {"subject": "key/nightly", "limit_usd": "2.50", "window": {"period": "day"}},
     },
     "grants": {"ops": {"subject": "role/operator", "acts": ["rotate"]}},
+    "deployments": {"chat-prod": {"model": "gpt-4o"}, "search:chat-prod": {"model": "gpt-4o-mini"}},
     "trust": {
         "ci": {
             "team": "search",
@@ -159,7 +163,7 @@ async def test_what_files_say_is_there_in_one_version_and_a_second_time_changes_
     assert desk.directory.book.version == done.version == 1
     assert [line.action for line in desk.audit.lines] == ["apply"]
     assert (await desk.plan(documents)).steps == ()
-    assert (await desk.plan(documents)).unchanged == 7
+    assert (await desk.plan(documents)).unchanged == sum(map(len, documents.values()))
     key = desk.keys.all("search")[0]
     assert [budget.subject for budget in desk.budgets.all()] == [key.id, "search"]
     assert (await desk.apply(documents)).version == 1
@@ -308,6 +312,30 @@ async def test_more_changes_than_are_made_at_once_are_refused(desk: Desk, monkey
     assert desk.directory.book.version == 0
 
 
+# ---- deployments
+
+
+async def test_a_team_does_not_go_while_deployments_are_its_own(desk: Desk) -> None:
+    tenants = managed({name: FILES[name] for name in ("owners", "teams")})
+    await desk.apply(tenants)
+    await Deployments(desk.directory).map("ann", "chat-prod", "gpt-4o", "search")
+    gone = without(tenants, "teams", "search")
+    assert await desk.faults(gone, prune=True, sources=(GIT,)) == [("teams.search", "in_use")]
+    assert (await refused(desk.teams.remove("ann", "search"))).word == "in_use"
+    await Deployments(desk.directory).unmap("ann", "search:chat-prod")
+    await desk.apply(gone, prune=True, sources=(GIT,))
+    assert desk.teams.all() == []
+
+
+async def test_what_no_deployment_can_be_is_told_of_each(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"a b": "gpt-4o", "nobody:chat": "gpt-4o", "chat": " ", "x" * 65: "gpt-4o", ":chat": "gpt-4o"}
+    found = await desk.faults({"deployments": {name: {"model": model} for name, model in names.items()}})
+    words = {name: "unknown_id" if name == "nobody:chat" else "invalid_input" for name in names}
+    assert sorted(found) == sorted((f"deployments.{name}", word) for name, word in words.items())
+    monkeypatch.setattr("bursar.control.manifest_plan.MOST_DEPLOYMENTS", 1)
+    assert await desk.faults(FILES) == [("deployments", "invalid_input")]
+
+
 # ---- managed by git
 
 HANDS: list[Callable[[Desk], Any]] = [
@@ -318,6 +346,11 @@ HANDS: list[Callable[[Desk], Any]] = [
     lambda desk: desk.budgets.remove("ann", "search-month"),
     lambda desk: desk.trust.remove("ann", "ci"),
     lambda desk: Access(desk.directory).revoke("ann", "ops"),
+    lambda desk: Deployments(desk.directory).map("ann", "chat-prod", "other", "search"),
+    lambda desk: Deployments(desk.directory).unmap("ann", "search:chat-prod"),
+    lambda desk: Promotions(desk.directory).move("ann", "demote", "team", "search"),
+    lambda desk: Promotions(desk.directory).move("ann", "demote", "key", desk.keys.all()[0].id),
+    lambda desk: Promotions(desk.directory).move("ann", "demote", "budget", "search-month"),
 ]
 
 
@@ -340,8 +373,8 @@ async def test_what_git_manages_refuses_other_hands_but_not_with_a_reason(
     assert desk.audit.lines[-1].facts["break_glass"] == "the site burns"
     assert desk.audit.lines[-1].facts["managed_by"] == GIT
     plan = await desk.plan(managed(FILES))
-    assert len(plan.steps) == 1
-    assert plan.steps[0].drifted or plan.steps[0].act == "create"
+    assert plan.steps
+    assert all(step.drifted or step.act == "create" for step in plan.steps)
     await desk.apply(managed(FILES))
     assert (await desk.plan(managed(FILES))).steps == ()
 
@@ -545,6 +578,8 @@ def directories(draw: st.DrawFn) -> list[Entity]:
             id="g1", subject="role/operator", acts=("read", "rotate"), path="openai/*/*/prod-*/*", tags={"a": "1"}
         )
     ] * draw(st.booleans())
+    places = [f"{team}chat-{letter}" for team in ("", *(f"{team.id}:" for team in teams)) for letter in "aB"]
+    found += [Deployment(id=i, model=draw(_NAMES)) for i in draw(st.sets(st.sampled_from(places)))]
     marks = draw(st.sets(st.sampled_from([f"{type(one).__name__}:{one.id}" for one in found]), max_size=4))  # type: ignore[union-attr]
     return found + [one for mark in marks for one in _marked(found, mark, draw(st.sampled_from(["git", GIT])))]
 
