@@ -25,12 +25,22 @@ from bursar.stores.catalogue import load as load_catalogue
 
 
 def locate(config: str | None, data: str | None) -> Place:
-    """The data folder and the admin API's address, by configuration. Raises Faults."""
+    """The data folder and the node's addresses, by configuration. Raises Faults."""
     settings = read_config(config, data)
-    admin = settings.listen.admin
-    host = "127.0.0.1" if admin.host == "0.0.0.0" else admin.host  # noqa: S104 - called, not bound
-    url = f"http://{f'[{host}]' if ':' in host else host}:{admin.port}"
-    return Place(Path(settings.data), url, checkpoints_path(settings, Path(settings.data)), config)
+    listen, data_folder = settings.listen, Path(settings.data)
+    return Place(
+        data_folder,
+        f"http://{_host(listen.admin.host)}:{listen.admin.port}",
+        checkpoints_path(settings, data_folder),
+        config,
+        f"{'http' if listen.data.tls is None else 'https'}://{_host(listen.data.host)}:{listen.data.port}",
+        f"http://{_host(listen.metrics.host)}:{listen.metrics.port}/metrics",
+    )
+
+
+def _host(host: str) -> str:
+    called = "127.0.0.1" if host in ("", "0.0.0.0") else host  # noqa: S104 - called, not bound
+    return f"[{called}]" if ":" in called else called
 
 
 def up(options: UpOptions) -> int:

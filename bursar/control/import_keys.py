@@ -60,6 +60,11 @@ def from_dotenv(text: str, environment: str) -> list[Candidate]:
     return _apart(found)
 
 
+def from_value(name: str, value: str, environment: str) -> Candidate | None:
+    """One value, told by its shape, else by its variable's name; None where neither tells, and for Bursar's own."""
+    return _candidate(name, value, 0, environment)
+
+
 def from_csv(text: str) -> list[Candidate]:
     """A head `address,value[,TAG...]` and a key a line. Raises Faults with every fault, its path being the line."""
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from bursar.faces.cli_access import policy_group
 from bursar.faces.cli_admins import add_whoami, admins_group
+from bursar.faces.cli_adopt import add_adopt
 from bursar.faces.cli_apply import add_apply
 from bursar.faces.cli_audit import audit_group
 from bursar.faces.cli_backup import BackupDesk, add_backup
@@ -110,6 +111,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     add_checklist(app, locate)
     add_apply(app, locate)
     add_explain(app, locate)
+    add_adopt(app, locate)
     app.add_typer(import_group(locate), name="import")
     app.add_typer(trust_group(locate), name="trust")
     app.add_typer(tokens_group(locate), name="tokens")

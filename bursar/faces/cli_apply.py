@@ -100,9 +100,17 @@ def carry_out(
         return
     terminal.confirm(f"{sum_of(found).plain}. Carry it out?", yes)
     place = KeyFile(keys_to, found)
+    done = apply_planned(terminal, merged, found, place, break_glass)
+    _tell_done(terminal, found, done, place, "applied", besides)
+
+
+def apply_planned(
+    terminal: Terminal, merged: Merged, found: dict[str, Any], place: "KeyFile", break_glass: str = ""
+) -> dict[str, Any]:
+    """Carry out a plan that was shown. Raises Trouble where it is not known what became of it."""
     body = {**_body(merged), "plan": found["plan"], "version": found["version"], "break_glass": break_glass}
     try:
-        done = _call(terminal, merged, "/applies", body)
+        return dict(_call(terminal, merged, "/applies", body))
     except ApiRefusal:
         place.discard()
         raise
@@ -111,7 +119,6 @@ def carry_out(
         hint = "See with `bursar plan`; where new keys were made, give them texts: bursar keys rotate ID"
         message = f"{error}: it is not known whether the plan was carried out, all of it or nothing"
         raise Trouble(message, hint, NOT_REACHABLE, "not_reachable") from None
-    _tell_done(terminal, found, done, place, "applied", besides)
 
 
 def _tell_done(

@@ -39,6 +39,8 @@ class Place(NamedTuple):
     admin_url: str
     checkpoints: Path  # the audit's second place
     config: str | None = None  # the file that was named
+    data_url: str = "http://127.0.0.1:4000"  # where applications call
+    metrics_url: str = "http://127.0.0.1:4002/metrics"
 
 
 Locate = Callable[[str | None, str | None], Place]
