@@ -1,5 +1,6 @@
 """`bursar adopt` against a running broker: the key that was sealed serves the key that was made, and both go."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,9 +47,10 @@ def test_from_a_file_to_a_call_and_back(make_broker: Callable[..., Broker], upst
     assert httpx.post(f"{told['base_url']}/chat/completions", json=BODY, headers=demo, timeout=30).status_code >= 400
     assert len(upstream.bill()) == 2
     broker.cli(*told["undo"].split()[1:], "--yes")
-    assert not [entry for entry in broker.cli_json("secrets", "list") if entry["address"].startswith("own/")]
-    deadline_client = httpx.Client(timeout=30)
-    while deadline_client.post(f"{told['base_url']}/chat/completions", json=BODY, headers=headers).status_code == 200:
-        pass  # until the gateway has heard
+    assert not [entry for entry in broker.cli_json("secrets", "list") if "/adopted/" in entry["address"]]
+    deadline = time.monotonic() + 20  # until the gateway has heard
+    while httpx.post(f"{told['base_url']}/chat/completions", json=BODY, headers=headers, timeout=30).status_code != 401:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     everything = b"".join(p.read_bytes() for p in (tmp_path / "broker").rglob("*") if p.is_file())
     assert KEY.encode() not in everything
