@@ -111,7 +111,8 @@ def ceiling(  # noqa: PLR0913 - facts of one call
     expected_input, expected_output = ratios.expected(price.model, call.content, key_id, call.input_bytes, output_cap)
     expected_input = min(expected_input, input_tokens)
     expected_output *= call.n
-    expected = likely_pico(price, expected_input, expected_output)
+    band = price.bands[0] if len(price.bands) == 1 else band_at(price.bands, expected_input)  # as in `likely_pico`
+    expected = expected_input * band.input + expected_output * band.output + price.request_fee
     return Ceiling(pico, min(expected, pico), input_tokens, output_tokens, expected_input, expected_output)
 
 

@@ -21,6 +21,8 @@ _OUTPUT_MAX = 1e7
 _TELLS_MODEL = (
     8  # of so many answers of a key one is the model's too, from which new keys start: half a microsecond less
 )
+_WELL_KNOWN = 512  # observations, from which on one usage in so many is taken in: it follows a change in some hundred
+_ONE_IN = 5  # calls then. No power of two: callers who alternate must be seen from both sides
 _ROWS_MAX = 4_096  # of each kind; the oldest makes room
 
 Name = tuple[str, str]
@@ -63,12 +65,22 @@ class Estimate:
         return int(input_bytes * ratio.p95) + 1, cap if cap < output else output
 
     def learn(self, model: str, content: str, key_id: str, input_bytes: int, usage: Usage) -> None:
-        """Take in a settled usage. `model` is the price's canonical name, `input_bytes` the call's."""
+        """Take in a settled usage, or pass it over where much is known.
+
+        `model` is the price's canonical name, `input_bytes` the call's.
+        """
         self.learned += 1
+        ratio, own = self._ratios.get((model, content)), self._outputs.get((model, key_id))
+        if (
+            self.learned % _ONE_IN
+            and own is not None
+            and own.seen >= _WELL_KNOWN
+            and ratio is not None
+            and ratio.seen >= _WELL_KNOWN
+        ):
+            return
         if input_bytes > 0:
-            ratio = self._ratios.get((model, content)) or self._new_ratio(model, content)
-            ratio.take(usage.input_tokens / input_bytes)
-        own = self._outputs.get((model, key_id))
+            (ratio or self._new_ratio(model, content)).take(usage.input_tokens / input_bytes)
         if own is None:
             own = _keep(self._outputs, (model, key_id), self._output(model).state()._replace(seen=0), _OUTPUT_MAX)
         own.take(usage.output_tokens)

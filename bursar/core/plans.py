@@ -154,11 +154,6 @@ class KeyPlan(msgspec.Struct, kw_only=True):
                 raise Refusal("token_expired", "The token has expired", "Fetch a new one: POST /oauth/token")
             raise Refusal("key_expired", "The key has expired", "Issue a new key, or extend this one")
 
-    @property
-    def by_network(self) -> bool:
-        """Whether it matters from where the key is used."""
-        return bool(self.enforced.networks) or (self.shadowed is not None and bool(self.shadowed.networks))
-
     def check_network(self, address: str) -> Refusal | None:
         """Raises Refusal(network_not_allowed) unless every level that states networks holds the caller's address.
 

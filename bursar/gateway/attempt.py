@@ -27,9 +27,9 @@ _MOST_BODY = 64 * 2**20  # bytes of a whole answer
 async def run_attempts(node: Node, flight: Flight, ways: Sequence[Priced]) -> None:
     """Answer the caller by the first way that can. Raises Refusal when none could."""
     last: Refusal | None = None
-    number = 0
+    number, board = 0, node.board
     for place, way in enumerate(ways, 1):
-        tries = await may_go(node, way.option)
+        tries = await may_go(node, way.option) if board is not None and board.known else ()
         if tries is None:
             continue
         number += 1
@@ -43,7 +43,8 @@ async def run_attempts(node: Node, flight: Flight, ways: Sequence[Priced]) -> No
                 if attempt.running:
                     follow(node, flight, attempt, way.option)
                 settle(node, flight, attempt)
-            learn(node, way.option, tries, attempt)
+            if tries or attempt is None or attempt.health != "ok" or (board is not None and board.known):
+                learn(node, way.option, tries, attempt)
         if last is None:
             return
     raise last or nobody_may_go()
@@ -53,9 +54,10 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, 
     """One dispatch. None = the caller has been answered; a Refusal = the next way may be tried."""
     try:
         response = await _dispatch(node, flight, attempt, option)
-        note_answer(attempt, response, node.clock.now())
         if response.status >= 300:
+            note_answer(attempt, response, node.clock.now())
             return await _take_error(node, flight, attempt, option.key, response, is_last=is_last)
+        attempt.health = "ok"
         if is_encoded(response):
             response.abort()  # asked for as it is: what cannot be read cannot be metered
             raise UpstreamFault("malformed", "the answer is encoded", sent=True)

@@ -50,7 +50,9 @@ def authenticate(node: Node, flight: Flight) -> None:
             raise Refusal("key_expired", "This secret of the key has been replaced", "Use the key's new secret")
     plan.check_alive(now)
     check_fresh(node, None if plan.grant is not None else plan)  # no store's act knows which tokens are revoked
-    if plan.by_network and (would := plan.check_network(caller_of(node, flight.exchange))) is not None:
+    shadowed = plan.shadowed
+    by_network = plan.enforced.networks or (shadowed is not None and shadowed.networks)
+    if by_network and (would := plan.check_network(caller_of(node, flight.exchange))) is not None:
         note_shadow(node, flight, would_refuse("networks", "networks", would.word))
 
 

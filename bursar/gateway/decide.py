@@ -30,7 +30,7 @@ def apply_policy(node: Node, flight: Flight) -> list[Option]:
     )
     flight.allowed = allowed
     flight.model = allowed.billed_as if price is not None else ""
-    if _assumed(node, plan, options, price):
+    if plan.assume_dearest and _assumed(node, plan, options, price):
         note_shadow(node, flight, would_refuse("unpriced", "unpriced", "unpriced_model", "refuse"))
     for would in allowed.shadowed:
         note_shadow(node, flight, would)
@@ -51,5 +51,5 @@ def _has_hard_way(flight: Flight, options: list[Option], price: Price | None) ->
 
 def _assumed(node: Node, plan: KeyPlan, options: list[Option], price: Price | None) -> bool:
     """Whether a level in shadow would have refused the price that another level has had assumed."""
-    refuses = plan.assume_dearest and plan.shadowed is not None and plan.shadowed.refuses_unpriced
+    refuses = plan.shadowed is not None and plan.shadowed.refuses_unpriced
     return refuses and price is not None and listed_price(node, options[0]) is None

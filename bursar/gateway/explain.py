@@ -1,6 +1,6 @@
 """Stage 11b: put on record what was decided, for `bursar explain`. After the answer has left, and never at its cost.
 
-An ordinary call pays for a look at four fields, unless it is one of the few a second that are recorded as well. A call
+An ordinary call pays for a look at three fields, unless it is one of the few a second that are recorded as well. A call
 that something refused, cut, or would have refused is recorded while its key has room in this second; what rules in
 shadow would have saved is summed up for every such call.
 """
@@ -28,14 +28,14 @@ _log = logging.getLogger("bursar.explain")
 
 def explain(node: Node, flight: Flight) -> None:
     """Synchronous. A fault of its own costs the record and nothing else."""
-    if flight.trial:
-        return
     decisions = node.decisions
-    ordinary = flight.refusal is None and flight.shadow is None and not flight.word and not flight.cut
+    ordinary = not flight.word and flight.shadow is None and not flight.cut  # what is refused has its word
     if ordinary:
-        if decisions.ordinary_left <= 0 or flight.call is None:
+        if decisions.ordinary_left <= 0 or flight.call is None or flight.trial:
             return
         decisions.ordinary_left -= 1
+    elif flight.trial:
+        return
     key_id = "" if flight.plan is None else flight.plan.key_id
     try:
         shadowed = [] if flight.shadow is None else _shadowed(node, flight)

@@ -85,8 +85,7 @@ def _unavailable(wait_ms: int) -> Refusal:
 async def may_go(node: Node, option: Option) -> tuple[str, ...] | None:
     """Of what is half-open one call tries: the circuits that this call tries; None = another one does already."""
     board = node.board
-    if board is None or not board.known:
-        return ()
+    assert board is not None, "nobody asks where nobody keeps count"
     now, tries = board.now(), list[str]()
     for subject in subjects(option):
         circuit = board.known.get(subject)
@@ -127,7 +126,7 @@ def learn(node: Node, option: Option, tries: tuple[str, ...], attempt: Attempt |
 
 
 def note_answer(attempt: Attempt, response: UpstreamResponse, now_ns: int) -> None:
-    """By its status alone: an answer that is being given."""
+    """By its status alone: an answer that is being given and is no success."""
     if response.status in BUSY:
         attempt.health = "busy"
         attempt.wait_ms = _wait_ms(response.headers, now_ns)

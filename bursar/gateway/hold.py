@@ -5,8 +5,7 @@ between, with nothing awaited before the money: a body or a store may have taken
 not spend.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import msgspec
 
@@ -26,7 +25,6 @@ from bursar.gateway.price import Priced
 from bursar.gateway.settle import Attempt
 from bursar.gateway.shadow import limit_in_shadow, note_shadow
 
-_Held = TypeVar("_Held")
 _LEAST_OUTPUT = 16  # a hold is not shrunk to an answer that says nothing
 
 
@@ -34,7 +32,8 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
     """Reserve tokens and money for one dispatch. Raises Refusal, and then nothing is taken."""
     taken: list[Reservation] = []  # the enforced one, the one in shadow
     try:
-        top, held = await _reserve(node, flight, priced, number, taken, node.money.hold)
+        top = await _take_tokens(node, flight, priced, number, taken)
+        held = await node.money.hold(_request(node, flight, priced, top, number))
     except BaseException:
         _give_back(node, taken)
         raise
@@ -57,35 +56,13 @@ async def try_hold(node: Node, flight: Flight, priced: Priced) -> Ceiling:
     tokens are given back as soon as they are taken.
     """
     taken: list[Reservation] = []
-
-    async def look(request: HoldRequest) -> None:
-        _give_back(node, taken)  # first: a store takes its time, and others share these tokens
-        taken.clear()
-        await node.money.try_hold(request)
-
     try:
-        return (await _reserve(node, flight, priced, 1, taken, look))[0]
+        top = await _take_tokens(node, flight, priced, 1, taken)
+        request = _request(node, flight, priced, top, 1)
     finally:
-        _give_back(node, taken)
-
-
-async def _reserve(
-    node: Node,
-    flight: Flight,
-    priced: Priced,
-    number: int,
-    taken: list[Reservation],
-    hold: Callable[[HoldRequest], Awaitable[_Held]],
-) -> tuple[Ceiling, _Held]:
-    """The ceiling, and what `hold` said to it. What was taken of tokens by then is in `taken`, whatever happens."""
-    plan = flight.plan
-    assert plan is not None
-    if node.paused:
-        raise paused_refusal()
-    top = _affordable(node, flight, priced) if plan.shrink_to_budget and priced.strict else priced.ceiling
-    await _take_tokens(node, flight, priced.option.key.id, top, taken, first=number == 1)
-    node.tenants.current(plan).check_alive(node.clock.now())
-    return top, await hold(_request(node, flight, priced, top, number))
+        _give_back(node, taken)  # before money is asked: a store takes its time, and others share these tokens
+    await node.money.try_hold(request)
+    return top
 
 
 def _give_back(node: Node, taken: Sequence[Reservation]) -> None:
@@ -93,24 +70,25 @@ def _give_back(node: Node, taken: Sequence[Reservation]) -> None:
         node.rates.settle(reservation, 0, 0, node.clock.monotonic())
 
 
-async def _take_tokens(
-    node: Node, flight: Flight, provider_key: str, top: Ceiling, taken: list[Reservation], *, first: bool
-) -> None:
+async def _take_tokens(node: Node, flight: Flight, priced: Priced, number: int, taken: list[Reservation]) -> Ceiling:
     """Take the expected tokens of every token limit, and of those in shadow; with the first attempt also the request
-    and the slot of limits by model.
+    and the slot of limits by model. The ceiling to hold; what was taken is in `taken`, whatever happens.
 
-    Raises Refusal(rate_limited | concurrency_limited).
+    Raises Refusal(restore_unacknowledged | rate_limited | concurrency_limited).
     """
+    if node.paused:
+        raise paused_refusal()
     plan, allowed = flight.plan, flight.allowed
     assert plan is not None
     assert allowed is not None
+    top = _affordable(node, flight, priced) if plan.shrink_to_budget and priced.strict else priced.ceiling
     enforced, shadowed, shown = plan.call_bounds(allowed.billed_as, flight.user)
-    if not first:  # another attempt is not another request
+    if number > 1:  # another attempt is not another request
         enforced, shadowed = _on_tokens(enforced), _on_tokens(shadowed)
     now = node.clock.monotonic()
     owner, inputs, outputs = plan.owner_id, top.expected_input, top.expected_output
     if plan.by_provider_key:
-        of_provider_key = plan.provider_key_limits(provider_key)
+        of_provider_key = plan.provider_key_limits(priced.option.key.id)
         enforced, shadowed = enforced + of_provider_key.enforced, shadowed + of_provider_key.shadowed
     held = await node.rates.hold(owner, enforced, inputs, outputs, now, flight.number)
     if isinstance(held, Reservation):
@@ -119,7 +97,7 @@ async def _take_tokens(
     if isinstance(held, Limited):
         raise limit_refusal(held)
     if not shadowed:
-        return
+        return top
     would = await node.rates.hold(owner, shadowed, inputs, outputs, now, -flight.number)
     if isinstance(would, Limited):
         bound = would.bound
@@ -127,6 +105,7 @@ async def _take_tokens(
         note_shadow(node, flight, limit_in_shadow(node, would, asked))
     else:
         taken.append(would)
+    return top
 
 
 def _on_tokens(bounds: tuple[Bound, ...]) -> tuple[Bound, ...]:
@@ -141,10 +120,11 @@ def _limit_lines(node: Node, flight: Flight, shown: Sequence[Shown], now: float)
 
 
 def _request(node: Node, flight: Flight, priced: Priced, top: Ceiling, number: int) -> HoldRequest:
-    plan, call, allowed = flight.plan, flight.call, flight.allowed
+    """Made right before it is asked for. Raises Refusal when the key has come to its end meanwhile."""
+    plan, call = flight.plan, flight.call
     assert plan is not None
     assert call is not None
-    assert allowed is not None
+    node.tenants.current(plan).check_alive(node.clock.now())
     # Five by place: Python makes a dict of more than fifteen named arguments, which costs 1 us.
     return HoldRequest(
         flight.request_id,

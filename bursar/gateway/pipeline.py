@@ -68,7 +68,13 @@ class Pipeline:
             dialect=dialect_of_path(exchange.path),
         )
         try:
-            await self._way(node, flight)
+            route = self._enter(node, flight)
+            if route.kind == "metered":  # two in a row, not one in another: what is resumed comes through fewer
+                ways = await self._prepare(node, flight, route)
+                check_room(node, flight)
+                await run_attempts(node, flight, ways)
+            else:
+                await self._aside(node, flight, route)
         except Refusal as refusal:
             refuse(flight, refusal)
         except ClientGone:
@@ -81,30 +87,28 @@ class Pipeline:
             report(node, flight)
             explain(node, flight)
 
-    async def _way(self, node: Node, flight: Flight) -> None:
+    def _enter(self, node: Node, flight: Flight) -> Route:
+        """1 and 2."""
         exchange = flight.exchange
         if not node.ready:
             raise Refusal("not_ready", "This node has no directory yet", "Try again in a moment", retry_after=1)
         route = flight.route = find_route(exchange.method, exchange.path)
+        if route.kind != "handed":
+            authenticate(node, flight)
+        return route
+
+    async def _aside(self, node: Node, flight: Flight, route: Route) -> None:
+        """What is answered without a new call to a provider."""
         if route.kind == "handed":
             await hand_over(node, flight)
-            return
-        authenticate(node, flight)
-        if route.kind == "owned":
+        elif route.kind == "owned":
             await ask_about(node, flight, route)
-            return
-        if route.kind == "files":
+        elif route.kind == "files":
             await serve_files(node, flight, route)
-            return
-        if route.kind == "models":
+        elif route.kind == "models":
             list_models(node, flight)
-            return
-        if route.kind == "trial":
+        else:
             await trial(node, flight, route, self._prepare)
-            return
-        ways = await self._prepare(node, flight, route)
-        check_room(node, flight)
-        await run_attempts(node, flight, ways)
 
     async def _prepare(self, node: Node, flight: Flight, route: Route) -> list[Priced]:
         """3 to 7, all that precedes a hold."""

@@ -103,9 +103,10 @@ def _nobody(node: Node, call: Call) -> Refusal:
 
 def price_of(node: Node, plan: KeyPlan, option: Option) -> Price | None:
     """The price in force; for an unpriced model the provider's dearest, where policy says so."""
-    found = listed_price(node, option)
+    now = node.clock.now()
+    found = node.prices.find(option.provider.prices, option.priced_as, now)
     if found is None and plan.assume_dearest:
-        found = node.prices.dearest(option.provider.prices, node.clock.now())
+        found = node.prices.dearest(option.provider.prices, now)
     return found
 
 

@@ -65,12 +65,14 @@ def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
         node.money.void(attempt.held.hold_id, attempt.ending)
         _settle_tokens(node, attempt, 0, 0)
         return
-    usage = attempt.usage
+    usage, call, plan = attempt.usage, flight.call, flight.plan
     price = _price(attempt, usage)
     if price is not None and usage is not None and (attempt.ending == "answered" or not attempt.interim):
         exact, pico = True, price.pico
         if attempt.ending == "answered" and usage.input_tokens:  # a count of tokens bills none, and teaches nothing
-            _learn(node, flight, attempt.price.model, usage)
+            assert call is not None
+            assert plan is not None
+            node.estimate.learn(attempt.price.model, call.content, plan.key_id, call.input_bytes, usage)
     else:
         exact, pico = False, max(_inexact(flight, attempt), 0 if price is None else price.pico)
         reason = attempt.invalid or ("missing" if attempt.ending == "answered" else attempt.ending)
@@ -85,13 +87,6 @@ def settle(node: Node, flight: Flight, attempt: Attempt) -> None:
     if usage is not None:
         _settle_tokens(node, attempt, usage.input_tokens, usage.output_tokens)
     # Without usage the reservation stays as charged: the estimate is the best that is known.
-
-
-def _learn(node: Node, flight: Flight, model: str, usage: Usage) -> None:
-    call, plan = flight.call, flight.plan
-    assert call is not None
-    assert plan is not None
-    node.estimate.learn(model, call.content, plan.key_id, call.input_bytes, usage)
 
 
 def _price(attempt: Attempt, usage: Usage | None) -> Cost | None:

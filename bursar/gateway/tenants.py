@@ -96,7 +96,10 @@ class Tenants:
 
     def current(self, plan: KeyPlan) -> KeyPlan:
         """The plan of a key or token as it is by now. Raises Refusal(key_disabled | token_revoked)."""
-        found = self._plan_by_id(plan.key_id)
+        key_id = plan.key_id
+        if self._plans.get(key_id) is plan and key_id in self.keys:
+            return plan  # a key's own, unchanged: what nearly every call asks for
+        found = self._plan_by_id(key_id)
         if plan.grant is not None:
             return plan if self._stands(plan.grant) and found is plan.parent else self.narrowed(plan.grant)
         if found is None:

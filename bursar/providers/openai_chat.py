@@ -113,7 +113,8 @@ class Chat:
             changes["model"] = raw_value(edits.model)
         if edits.max_tokens is not None:
             _set_cap(fields, edits.max_tokens, edits.max_tokens_field or call.max_tokens_field or "max_tokens", changes)
-        edit_stream(fields, call, edits, changes)
+        if call.stream:
+            edit_stream(fields, call, edits, changes)
         if edits.stop:
             edit_stops(fields, edits.stop, changes)
         return rebuild(fields, changes) if changes else call.body

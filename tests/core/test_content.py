@@ -54,3 +54,15 @@ def test_what_lies_outside_the_body_decides() -> None:
     assert content_of(a_call(body=body(_PROSE * 5))) == "prose"
     assert content_of(a_call(body=body(_PROSE * 5), external_input="image_url")) == "attached"
     assert content_of(a_call(body=body(_PROSE * 5), audio=True)) == "attached"
+
+
+@given(st.text(alphabet='abcdefgh     .,\\"(;\u00e9', min_size=192, max_size=240).map(str.encode))
+def test_what_is_told_early_is_what_the_whole_look_tells(data: bytes) -> None:
+    """The short way to `prose` is only taken where no other class could be told."""
+    size = len(data)
+    if classify(data) == "prose" and size <= 256:
+        assert data.count(b"\\u") * 30 <= size
+        assert sum(byte > 127 for byte in data) * 5 <= size
+        assert sum(byte in b'"{}[]:,\\' for byte in data) * 6 <= size
+        assert sum(byte in b"()=<>;_/*+&|#$`%@^~" for byte in data) * 20 <= size
+        assert sum(byte in b" \t\r\n" for byte in data) * 16 >= size

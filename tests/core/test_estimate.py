@@ -43,7 +43,7 @@ def test_it_converges_on_a_changed_tokenizer() -> None:
     """And so do the high sides, to what one in twenty passes."""
     chance, estimate = random.Random(11), Estimate(FAMILIES)
     for ratio, output in ((0.7, 50.0), (0.2, 900.0), (0.45, 200.0)):
-        for _ in range(2_000):
+        for _ in range(8_000):  # of what is well known it takes in one of five
             tokens, length = chance.gauss(ratio, ratio / 10), chance.gauss(output, output / 10)
             estimate.learn("m", "prose", "k", 1_000, used(int(1_000 * tokens), int(length)))
         middle, high = (
@@ -117,3 +117,13 @@ def test_names_do_not_grow_the_memory() -> None:
     state = estimate.state()
     assert len(state.ratios) <= 4_096
     assert len(state.outputs) <= 4_096
+
+
+def test_callers_who_alternate_are_seen_from_both_sides() -> None:
+    """Of what is well known not every usage is taken in, and it must not always be the same caller's."""
+    estimate = Estimate()
+    for number in range(12_000):
+        short = number % 2 == 0
+        estimate.learn("m", "prose", "k", 1_000, used(200, 10 if short else 500))
+    assert estimate.high("m", "prose", "k", 1_000, 9_000)[1] > 400
+    assert estimate.expected("m", "prose", "k", 1_000, 9_000)[1] < 400
