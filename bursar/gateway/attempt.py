@@ -44,7 +44,7 @@ async def run_attempts(node: Node, flight: Flight, ways: Sequence[Priced]) -> No
                     follow(node, flight, attempt, way.option)
                 settle(node, flight, attempt)
             if tries or attempt is None or attempt.health != "ok" or (board is not None and board.known):
-                learn(node, way.option, tries, attempt)
+                learn(node, flight, way.option, tries, attempt)
         if last is None:
             return
     raise last or nobody_may_go()

@@ -29,6 +29,8 @@ _MEANS: dict[str, tuple[Outcome, Outcome, Outcome]] = {  # of the provider, the 
     "key_refused": ("ok", "failed", "none"),
     "none": ("none", "none", "none"),
 }
+_ITS_OWN = frozenset({502, 503, 504})  # said of the provider itself; any other 5xx may be owed to what was asked
+_ONE_OF = 4
 _MS = 1000
 
 
@@ -112,10 +114,12 @@ def nobody_may_go() -> Refusal:
     return _unavailable(_MS)
 
 
-def learn(node: Node, option: Option, tries: tuple[str, ...], attempt: Attempt | None) -> None:
+def learn(node: Node, flight: Flight, option: Option, tries: tuple[str, ...], attempt: Attempt | None) -> None:
     """Tell the board what became of a call. `attempt` None: it was refused before it could be sent."""
     board = node.board
     health = attempt.health if attempt is not None else "none"
+    if health == "erred":
+        health = "failed" if _is_the_providers(node, flight, option.provider.name) else "none"
     if board is None or (not tries and (health == "none" or (health == "ok" and not board.known))):
         return
     for subject, outcome in zip(subjects(option), _MEANS[health], strict=True):
@@ -125,13 +129,24 @@ def learn(node: Node, option: Option, tries: tuple[str, ...], attempt: Attempt |
             board.report(subject, outcome, tried=tried, wait_ms=wait)
 
 
+def _is_the_providers(node: Node, flight: Flight, provider: str) -> bool:
+    """Whether an error counts: of one team's calls in a row one in four does; its odd bodies shut out nobody else."""
+    team = flight.plan.team_id if flight.plan is not None else ""
+    last, times = node.blame.get(provider, ("", 0))
+    times = times + 1 if team == last else 1
+    node.blame[provider] = (team, times)
+    return times % _ONE_OF == 1
+
+
 def note_answer(attempt: Attempt, response: UpstreamResponse, now_ns: int) -> None:
     """By its status alone: an answer that is being given and is no success."""
     if response.status in BUSY:
         attempt.health = "busy"
         attempt.wait_ms = _wait_ms(response.headers, now_ns)
+    elif response.status >= 500:
+        attempt.health = "failed" if response.status in _ITS_OWN else "erred"
     else:
-        attempt.health = "failed" if response.status >= 500 else "ok"
+        attempt.health = "ok"
 
 
 def note_fault(attempt: Attempt, fault: UpstreamFault, *, gone: bool) -> None:

@@ -243,6 +243,7 @@ class Node:
         self.drains = Drains()
         self.board: Board | None = None  # how upstreams are; None: nobody keeps count
         self.breaker: Mode = "enforce"
+        self.blame: dict[str, tuple[str, int]] = {}  # provider -> the team whose calls it errs on, how often in a row
         self.happenings: Callable[[str, str, dict[str, str | int]], None] = lambda _word, _subject, _facts: None
         self.flights = 0  # numbers them
         self.in_flight = 0

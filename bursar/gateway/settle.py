@@ -30,7 +30,7 @@ Ending = Literal[
 ]
 
 
-Health = Literal["ok", "failed", "busy", "key_refused", "none"]
+Health = Literal["ok", "failed", "erred", "busy", "key_refused", "none"]
 
 
 class Attempt(msgspec.Struct, kw_only=True, gc=False):

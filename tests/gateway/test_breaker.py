@@ -47,7 +47,7 @@ async def fail(stand: Stand, times: int = 5, what: Callable[[], Any] = unsent) -
 
 
 @pytest.mark.parametrize(
-    "failure", [unsent, broken, lambda: error(500), lambda: error(503), lambda: broken("timeout_first_byte")]
+    "failure", [unsent, broken, lambda: error(502), lambda: error(503), lambda: broken("timeout_first_byte")]
 )
 async def test_the_last_that_is_left_alone_is_refused_at_once_with_a_time_and_no_hold(
     make_stand: MakeStand, failure: Callable[[], Any]
@@ -60,6 +60,22 @@ async def test_the_last_that_is_left_alone_is_refused_at_once_with_a_time_and_no
     assert (exchange.status, exchange.word) == (503, "upstream_unavailable")
     assert exchange.header("retry-after") == "5"
     assert (stand.balance(), len(stand.ends), len(stand.upstream.sent)) == (before, holds, sent)
+
+
+async def test_one_teams_odd_bodies_do_not_shut_a_provider_for_all(make_stand: MakeStand) -> None:
+    stand = one(make_stand)
+    await fail(stand, 16, lambda: error(500))
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+    await fail(stand, 17, lambda: error(500))  # an outage of one team's own is noticed all the same, later
+    assert (await stand.ask(body=BODY)).word == "upstream_unavailable"
+
+
+async def test_errors_on_calls_of_several_teams_are_the_providers(make_stand: MakeStand) -> None:
+    stand = one(make_stand)
+    for turn in range(5):
+        stand.node.blame = dict.fromkeys(stand.node.blame, (f"team {turn}", 1))  # another team's came last
+        await fail(stand, 1, lambda: error(500))
+    assert (await stand.ask(body=BODY)).word == "upstream_unavailable"
 
 
 async def test_one_that_is_open_is_passed_over_while_another_is_there(make_stand: MakeStand) -> None:
