@@ -125,7 +125,7 @@ def _owned(facts: Facts) -> CheckLine:
     if lost:
         mend = (f"bursar secrets tag {line.id} billing_owner=OWNER" for line in lost[:_NAMED])
         return _failed("owned", title, f"{_some(lost, lambda line: line.address)} without one", *mend)
-    return _passed("owned", title, f"{len(facts.provider_keys)} of {len(facts.provider_keys)}")
+    return _passed("owned", title, _all(facts.provider_keys, "provider key"))
 
 
 def _tidy(facts: Facts) -> CheckLine:
@@ -146,8 +146,8 @@ def _ending(facts: Facts) -> CheckLine:
     endless = [key for key in facts.keys if key.expires_at is None or key.expires_at > far]
     if endless:
         mend = (f"bursar keys update {key.id} --expires 90d" for key in endless[:_NAMED])
-        return _failed("keys-end", title, f"{_some(endless, lambda key: key.name)} do not", *mend)
-    return _passed("keys-end", title, f"{len(facts.keys)} keys")
+        return _failed("keys-end", title, f"not these: {_some(endless, lambda key: key.name)}", *mend)
+    return _passed("keys-end", title, _all(facts.keys, "key"))
 
 
 def _short_lived(facts: Facts) -> CheckLine:
@@ -168,7 +168,7 @@ def _rates(facts: Facts) -> CheckLine:
     if bare:
         mend = (f"bursar teams update {team} --limit requests=60/1m --limit tokens=100000/1m" for team in _teams(bare))
         return _failed("rates", title, f"{_some(bare, lambda key: key.name)} without a limit of both", *mend)
-    return _passed("rates", title, f"{len(facts.keys)} keys")
+    return _passed("rates", title, _all(facts.keys, "key"))
 
 
 def _money(facts: Facts) -> CheckLine:
@@ -178,7 +178,7 @@ def _money(facts: Facts) -> CheckLine:
     if bare:
         mend = (f"bursar budgets create team/{team} --limit '$50' --window month" for team in _teams(bare))
         return _failed("preflight", title, f"{_some(bare, lambda key: key.name)} under none", *mend)
-    return _passed("preflight", title, f"{len(facts.keys)} keys")
+    return _passed("preflight", title, _all(facts.keys, "key"))
 
 
 def _capped(facts: Facts) -> CheckLine:
@@ -189,7 +189,7 @@ def _capped(facts: Facts) -> CheckLine:
     if bare:
         mend = (f"bursar teams update {team} --set max_tokens_profile=standard" for team in _teams(bare))
         return _failed("caps", title, f"{_some(bare, lambda key: key.name)} without max_tokens", *mend)
-    return _passed("caps", title, f"{len(facts.keys)} keys")
+    return _passed("caps", title, _all(facts.keys, "key"))
 
 
 def _told(facts: Facts) -> CheckLine:
@@ -198,7 +198,7 @@ def _told(facts: Facts) -> CheckLine:
     if silent:
         mend = (f"bursar owners update {owner.id} --contact NAME@EXAMPLE.COM" for owner in silent[:_NAMED])
         return _failed("contacts", title, f"{_some(silent, lambda owner: owner.name)} without a contact", *mend)
-    return _passed("contacts", title, f"{len(facts.owners)} owners")
+    return _passed("contacts", title, _all(facts.owners, "owner"))
 
 
 def _copied(facts: Facts) -> CheckLine:
@@ -283,6 +283,11 @@ def _some(found: Sequence[msgspec.Struct], name: Callable[..., str]) -> str:
     """A few names, and how many more."""
     named = ", ".join(name(one) for one in found[:_NAMED])
     return named if len(found) <= _NAMED else f"{named} and {len(found) - _NAMED:,} more"
+
+
+def _all(found: Sequence[object], noun: str) -> str:
+    """That there is nothing to look at is no praise."""
+    return f"all {len(found):,}" if len(found) > 1 else f"the one {noun}" if found else f"there is no {noun}"
 
 
 def _passed(name: str, title: str, told: str) -> CheckLine:
