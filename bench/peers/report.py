@@ -49,7 +49,7 @@ def write(found: Found, versions: Mapping[str, str], folder: Path) -> Path:
         "",
         f"Written by `make bench-peers` on {today} at commit {commit()}: {told}, {found.conditions['nginx']}.",
         f"{machine()}.",
-        f"{found.conditions['rounds']} rounds of {found.conditions['seconds']} s, targets in turn, medians.",
+        f"Rounds of {found.conditions['seconds']} s, targets in turn: {found.conditions['rounds']}, medians of them.",
         f"Bursar as shipped: {found.conditions['setup']}.",
         "",
     ]
