@@ -16,7 +16,7 @@ import msgspec
 
 from bursar.core.audit import GENESIS, AuditFailed, Run, Wanted, decode_record, frame, unframe
 from bursar.stores.audit_query import connect, page
-from bursar.stores.schema import SchemaFault, open_database
+from bursar.stores.schema import SchemaFault, open_database, transaction
 
 T = TypeVar("T")
 Durability = Literal["process", "power"]
@@ -89,28 +89,16 @@ class AuditDb:
         self._thread.shutdown(wait=False)
 
     def _prune(self, runs: Sequence[Run], digest: bytes) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._db):
             rows = [(run.first, run.last, run.hash, digest) for run in runs]
             self._db.executemany("INSERT INTO pruned VALUES (?, ?, ?, ?)", rows)
             spans = [(run.first, run.last) for run in runs]
             self._db.executemany("DELETE FROM record WHERE seq BETWEEN ? AND ?", spans)
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     def _insert(self, records: Sequence[bytes]) -> None:
         rows = [_row(line) for line in records]
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._db):
             self._db.executemany(_INSERT, rows)
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
     async def _run(self, act: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
         try:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from bursar.core.decisions import HOUR_NS, Batch, Decision, Dropped, ShadowSum, Wanted, decode, number
 from bursar.core.errors import Refusal
-from bursar.stores.schema import SchemaFault, open_database
+from bursar.stores.schema import SchemaFault, open_database, transaction
 
 T = TypeVar("T")
 
@@ -115,8 +115,7 @@ class DecisionsDb:
 
 
 def _keep(db: sqlite3.Connection, node: str, batch: Batch, decisions: Sequence[Decision]) -> bool:
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(db):
         seen = db.execute(_SHIPPED, (batch.session,)).fetchone()
         new = seen is None or seen[0] < batch.number
         if new:
@@ -129,11 +128,6 @@ def _keep(db: sqlite3.Connection, node: str, batch: Batch, decisions: Sequence[D
                 _add(db, it)
             db.executemany(_DROP, [(it.hour, it.key_id, it.why, it.count) for it in batch.dropped])
             db.execute(_NOTE, (batch.session, batch.number, batch.at_ns // HOUR_NS))
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
     return new
 
 
@@ -162,17 +156,11 @@ def _sum(row: Sequence[object]) -> ShadowSum:
 
 
 def _prune(db: sqlite3.Connection, before_ns: int, most: int) -> int:
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(db):
         taken = db.execute(_OLD, (before_ns, _AT_ONCE)).rowcount
         taken += db.execute(_MANY, (1, 1, most // 2, _AT_ONCE)).rowcount
         (ordinary,) = db.execute("SELECT count(*) FROM decision WHERE ordinary = 1").fetchone()
         taken += db.execute(_MANY, (0, 0, most - ordinary, _AT_ONCE)).rowcount
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
     return taken
 
 

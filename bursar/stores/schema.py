@@ -5,6 +5,8 @@ The file's `user_version` says how many it has seen. A file from a newer Bursar 
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -29,6 +31,19 @@ def open_database(path: Path, folder: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing, with the right to write from the start. Raises sqlite3.Error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def migrate(connection: sqlite3.Connection, folder: Path) -> int:
