@@ -135,6 +135,12 @@ async def test_a_gateway_killed_in_the_middle_loses_no_money(make_broker: Callab
         calls.append(asyncio.create_task(ask(broker.data_port, key.text, body, path=path)))
     held = lambda: [row for row in books.attempts(key.id) if row.state == "HELD"]  # noqa: E731
     await asyncio.to_thread(until, lambda: len(held()) == len(calls), 30, "every call to be held")
+    # A hold can be read before it is durable, and is sent only then. An answer to a call held after them all says that
+    # they have gone upstream.
+    later = await ask(
+        broker.data_port, Tenants(broker).key().text, {"model": "gpt-4o-mini", "input": "x"}, path="/v1/responses"
+    )
+    assert later.status == 200
     broker.wait_replaced("gateway", broker.kill("gateway"))
     assert all(answer.status == 0 for answer in await asyncio.gather(*calls))
     rows = await asyncio.to_thread(books.settled, key.id, len(calls))
