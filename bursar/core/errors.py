@@ -27,13 +27,15 @@ class Refusal(Exception):
         hint: str = "",
         retry_after: float | None = None,
         facts: dict[str, str | int] | None = None,
+        counter: tuple[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.word = word
         self.message = message
         self.hint = hint
         self.retry_after = retry_after  # seconds
-        self.facts = facts or {}  # numbers behind the decision, safe to show
+        self.facts = facts or {}  # numbers behind the decision, safe to show to whose they are
+        self.counter = counter  # whose: ("limits" or "budgets", "kind/name"); `bursar.core.discretion` reads it
 
     @property
     def rule(self) -> Rule:

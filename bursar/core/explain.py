@@ -37,7 +37,6 @@ def limit_rule(
     refused: tuple[str, float] | None = None,
 ) -> RuleAsked:
     """A rate or a number of slots. `refused` = (word, seconds after which to come back)."""
-    scope, subject = bound.key[0].partition(" ")[0], bound.key[1]
     slots = bound.unit == "concurrency"
     most = bound.amount if slots else bound.burst
     word, resets_s = refused or ("", full_in_s)
@@ -48,7 +47,7 @@ def limit_rule(
         mode=mode,
         verdict="refuses" if refused else "allows",
         word=word,
-        subject=f"{scope}/{subject}",
+        subject=bound.subject,
         unit=bound.unit,
         per_seconds=0 if slots else bound.per_seconds,
         limit=bound.amount,

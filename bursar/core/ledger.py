@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from bursar.core.directory import BudgetDef
 from bursar.core.errors import Refusal
-from bursar.core.ledger_budget import Budget, Row, forgotten_at
+from bursar.core.ledger_budget import Budget, Row, forgotten_at, unknown_budget
 from bursar.core.ledger_records import (
     MAX_AMOUNT,
     Balance,
@@ -116,7 +116,7 @@ class Ledger:
         for budget_id in asked:
             budget = budgets.get(budget_id)
             if budget is None:
-                raise Refusal("store_unavailable", f"budget {budget_id!r} is not in the ledger yet", retry_after=1.0)
+                raise unknown_budget(budget_id)
             if not budget.tracked:
                 continue
             amount = ceiling if budget.hard else expected

@@ -32,6 +32,12 @@ def forgotten_at(budget_id: str) -> int | None:
     return int(end) * NS_PER_S + TOKEN_KEPT_NS if end.isdecimal() else None
 
 
+def unknown_budget(budget_id: str) -> Refusal:
+    """It binds a call, and this store has not heard of it: nobody can say whose it is."""
+    message = f"budget {budget_id!r} is not in the ledger yet"
+    return Refusal("store_unavailable", message, retry_after=1.0, counter=("budgets", f"/{budget_id}"))
+
+
 class Row:
     """One window of one budget. `posted` includes `overage` and adjustments."""
 
@@ -96,6 +102,11 @@ class Budget:
         self.posted = self.held = 0
         self.closed = False
         self.take(definition)
+
+    @property
+    def subject(self) -> str:
+        """Whose it is, as "kind/name"."""
+        return f"{self.definition.subject_kind}/{self.definition.subject}"
 
     # ---- definition
 
@@ -202,14 +213,17 @@ class Budget:
         """The refusal with its numbers (pico-USD as decimal strings) and, if there is one, the window's end."""
         name = self.definition.name or self.definition.id
         facts = self._facts(name, amount)
+        counter = "budgets", self.subject
         asked = f"this call can cost {pico_to_usd(amount)} USD"
         if word == "can_never_fit":
             message = f"{asked}, more than the whole budget {name!r} of {pico_to_usd(self.limit)} USD"
-            return Refusal(word, message, "Lower max_tokens, or ask the owner for a higher limit.", None, facts)
+            return Refusal(
+                word, message, "Lower max_tokens, or ask the owner for a higher limit.", None, facts, counter
+            )
         if word == "held_by_requests_in_flight":
             left = pico_to_usd(max(0, self.limit - self.posted - self.held))
             message = f"budget {name!r} has {left} USD left beside what calls in flight hold; {asked}"
-            return Refusal(word, message, "Retry when calls in flight have ended.", 1.0, facts)
+            return Refusal(word, message, "Retry when calls in flight have ended.", 1.0, facts, counter)
         left = pico_to_usd(max(0, self.limit - self.posted))
         state = "is closed by an overage" if self.closed else f"has {left} USD left"
         ends = self.frees_at(amount)
@@ -217,7 +231,7 @@ class Budget:
         if ends is not None:
             facts["window_ends"] = f"{datetime.fromtimestamp(ends // NS_PER_S, UTC):%Y-%m-%dT%H:%M:%SZ}"
             hint = f"Wait until {facts['window_ends']}, or ask the owner for a higher limit."
-        return Refusal(word, f"budget {name!r} {state}; {asked}", hint, None, facts)
+        return Refusal(word, f"budget {name!r} {state}; {asked}", hint, None, facts, counter)
 
     def _facts(self, name: str, amount: int) -> dict[str, str | int]:
         return {
@@ -274,7 +288,7 @@ class Budget:
         known = self.definition
         return BudgetStand(
             budget_id=known.id,
-            subject=f"{known.subject_kind}/{known.subject}",
+            subject=self.subject,
             mode=known.mode,
             hard=self.hard,
             limit_pico=self.limit,

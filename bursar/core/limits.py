@@ -39,6 +39,16 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
     of_output: int  # units that an output token takes
     closed: bool = False  # refuses where its store cannot be asked, instead of granting this node's share
 
+    @property
+    def scope(self) -> str:
+        """What has a counter of its own: a `SubjectKind`."""
+        return self.key[0].partition(" ")[0]
+
+    @property
+    def subject(self) -> str:
+        """Whose counter it is, as "kind/name"."""
+        return f"{self.scope}/{self.key[1]}"
+
 
 class Limited(msgspec.Struct, frozen=True):
     """The limit that refused, and after how many seconds to come back."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from bursar.core.directory import BudgetDef, LimitDef, Mode, OverMax, SubjectKind
+from bursar.core.discretion import own_bounds
 from bursar.core.errors import Refusal
 from bursar.core.grants import Grant
 from bursar.core.ledger_records import Credential
@@ -54,7 +55,7 @@ class Shown(NamedTuple):
 
 
 class CallBounds(NamedTuple):
-    """A `BoundSet` of what is checked once the call is understood, and every enforced rate of the call, by unit."""
+    """A `BoundSet` of what is checked once the call is understood, and the enforced rates that may be told, by unit."""
 
     enforced: tuple[Bound, ...]
     shadowed: tuple[Bound, ...]
@@ -190,7 +191,7 @@ class KeyPlan(msgspec.Struct, kw_only=True):
         found = self._calls.get((model, user))
         if found is None:
             bounds = self._bind(lambda limit: limit.scope != "provider_key" and not _at_arrival(limit), model, user)
-            shown = _by_unit((*self.arrival_bounds(user).enforced, *bounds.enforced))
+            shown = _by_unit(own_bounds((*self.arrival_bounds(user).enforced, *bounds.enforced)))
             found = self._calls[(model, user)] = CallBounds(*bounds, shown)
             _bounded(self._calls)
         return found

@@ -52,4 +52,5 @@ def limit_refusal(limited: Limited) -> Refusal:
     else:
         message = f"The limit {bound.name!r} allows {bound.amount} {unit} per {bound.per_seconds} s"
     facts: dict[str, str | int] = {"limit": bound.name, "unit": bound.unit, "amount": bound.amount}
-    return Refusal(limited.word, message, "Slow down, or ask the team's owner for more", limited.retry_after, facts)
+    hint = "Slow down, or ask the team's owner for more"
+    return Refusal(limited.word, message, hint, limited.retry_after, facts, ("limits", bound.subject))

@@ -11,6 +11,7 @@ import msgspec
 
 from bursar.core.calls import Ceiling, Usage
 from bursar.core.ceiling import shrunk_ceiling
+from bursar.core.discretion import own_budgets
 from bursar.core.explain import budget_in_shadow
 from bursar.core.ledger import HoldRequest
 from bursar.core.limits import Bound, Limited, Reservation
@@ -158,9 +159,13 @@ def _affordable(node: Node, flight: Flight, priced: Priced) -> Ceiling:
     room = node.money.room(priced.budgets)
     if room is None or top.pico <= room:
         return top
+    assert flight.plan is not None
+    own = node.money.room(own_budgets(flight.plan, priced.budgets))
     rate = worst_output_rate(priced.price, call, top.input_tokens) * call.n
     cap = top.output_tokens // call.n  # as priced: an earlier attempt may have lowered the call's own since
     fits = cap - -(-(top.pico - room) // rate) if rate else 0
+    if fits > 0 and (own is None or own > room):
+        fits = 1 << (fits.bit_length() - 1)  # what others have left is told to a power of two, and no closer
     if fits < max(_LEAST_OUTPUT, priced.price.reasoning_floor, call.thinking_budget + 1 if call.thinking_budget else 0):
         return top  # too little to be of use: let the budget refuse in its own words
     lowered = (cap - fits) * rate

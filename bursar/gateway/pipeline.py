@@ -19,6 +19,7 @@ The task is the connection's own and is not cancelled when the caller leaves: se
 
 import asyncio
 
+from bursar.core.discretion import told_refusal
 from bursar.core.errors import ClientGone, Refusal
 from bursar.gateway import answer
 from bursar.gateway.admit import admit, leave
@@ -141,6 +142,7 @@ def refuse(flight: Flight, refusal: Refusal) -> None:
     if exchange.started:
         exchange.abort()
         return
+    refusal = told_refusal(flight.plan, refusal)
     fields = answer.refusal_headers(refusal, flight.dialect, flight.request_id)
     lines = answer.header_lines(fields) + flight.headers + flight.limit_lines
     body = answer.refusal_body(refusal, flight.dialect, flight.request_id)

@@ -5,16 +5,18 @@ try. Limits of the key are taken and given back at once and spend nothing; what 
 A body that no call could have is refused as a call would be; what a rule refuses is an answer.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from bursar.core.decisions import RuleAsked, number
 from bursar.core.directory import LimitDef
+from bursar.core.discretion import is_own, told_refusal, told_rule
 from bursar.core.errors import Refusal
 from bursar.core.foresight import foresee
 from bursar.core.limits import bind
+from bursar.core.plans import KeyPlan
 from bursar.core.units import pico_to_usd
 from bursar.gateway.admit import limit_refusal
 from bursar.gateway.answer import header_lines, id_fields
@@ -57,15 +59,16 @@ async def trial(node: Node, flight: Flight, route: Route, prepare: Prepare) -> N
 
 
 def _told(node: Node, flight: Flight) -> dict[str, Any]:
-    refusal, rules = flight.refusal, list(rules_asked(node, flight))
+    plan, refusal = flight.plan, flight.refusal
+    assert plan is not None
     told: dict[str, Any] = {
         "object": "estimate",
         "request_id": flight.request_id,
         "decision": "refuse" if refusal is not None else "run",
-        "refusal": None if refusal is None else _refusal(refusal),
-        "binding": _rule(binding(rules, refused=refusal is not None)),
+        "refusal": None if refusal is None else _refusal(told_refusal(plan, refusal)),
+        "binding": _rule(binding(plan, rules_asked(node, flight), refused=refusal is not None)),
         "clamps": _clamps(flight),
-        "shadow": [_rule(rule) for rule in flight.shadow or ()],
+        "shadow": [_rule(told_rule(plan, rule)) for rule in flight.shadow or ()],
         "model": None,
         "candidates": [],
         "tokens": None,
@@ -85,13 +88,15 @@ def _refusal(refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def binding(rules: list[RuleAsked], *, refused: bool) -> RuleAsked | None:
-    """The rule that refuses, if it was one; of a call that would run, the one that it comes nearest to."""
+def binding(plan: KeyPlan, rules: Iterable[RuleAsked], *, refused: bool) -> RuleAsked | None:
+    """The rule that refuses, if it was one; of a call that would run, that of its key or team which it comes nearest
+    to: how near others' are would tell how full they are.
+    """
     nearest, share = None, -1.0
     for rule in rules:
         if rule.verdict == "refuses":
-            return rule
-        if refused or rule.limit is None or rule.asked is None:
+            return told_rule(plan, rule)
+        if refused or rule.limit is None or rule.asked is None or not is_own(plan, rule.control, rule.subject):
             continue
         limit, asks = number(rule.limit), number(rule.used) + number(rule.asked)
         used = asks / limit if limit else float("inf")

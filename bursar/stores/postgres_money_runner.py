@@ -14,6 +14,7 @@ from itertools import islice
 
 from bursar.core.errors import Refusal
 from bursar.core.ledger import Held, HoldRequest
+from bursar.core.ledger_budget import unknown_budget
 from bursar.stores.postgres import AWAY, Connection, Postgres, said
 from bursar.stores.postgres_money_act import (
     DONE,
@@ -243,7 +244,7 @@ class Runner:
             label = self._labels.find(waiting.request)
             if None in budgets:
                 unknown = waiting.request.budgets[budgets.index(None)]
-                waiting.future.set_exception(_unknown(unknown))
+                waiting.future.set_exception(unknown_budget(unknown))
                 continue
             assert label is not None
             self._count += 1
@@ -321,7 +322,7 @@ class Runner:
             elif status == PAUSED:
                 waiting.future.set_exception(_paused(told or ""))
             else:
-                waiting.future.set_exception(_unknown(told or ""))
+                waiting.future.set_exception(unknown_budget(told or ""))
         self._any_window = False
         again = list(due)
         if refused:
@@ -348,10 +349,6 @@ class Runner:
         if refusal is not None and not waiting.future.done():
             waiting.future.set_exception(refusal)
         return refusal is not None
-
-
-def _unknown(budget: str) -> Refusal:
-    return Refusal("store_unavailable", f"budget {budget!r} is not in the ledger yet", retry_after=1.0)
 
 
 def _paused(told: str) -> Refusal:
