@@ -65,6 +65,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_the_money_promise_stands_in_the_readme_word_for_word() -> None:
+    """The docs of vercel and those of cloudflare say openly that their caps are soft. These say what holds."""
     readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text().replace("\n> ", " "))
     assert PROMISE in readme
 

@@ -173,6 +173,7 @@ async def suspensions(stand: Stand, scene: str) -> int:
 
 @pytest.mark.parametrize("scene", SCENES)
 async def test_cancelled_wherever_it_waits(stands: Callable[[], Stand], scene: str) -> None:
+    """litellm 27639, PR 29493: a reservation was not released. Here whatever was taken is given back, or paid for."""
     stand = stands()
     waits = await suspensions(stand, scene)
     assert waits >= 3

@@ -51,7 +51,7 @@ async def sums(money: PostgresMoney, name: str = "b") -> tuple[int, int]:
 # ---- together
 
 
-@pytest.mark.parametrize("thread", ["litellm 34732", "bifrost 3547", "new-api 6607", "envoy ai-gateway 680"])
+@pytest.mark.parametrize("thread", ["litellm 34732", "bifrost 3547", "new-api 6607", "envoyproxy/ai-gateway 680"])
 async def test_parallel_calls_on_all_nodes_do_not_all_pass_a_nearly_empty_budget(nodes: Nodes, thread: str) -> None:
     """Read, compare, increment; a counter a replica; charged when it is over: each lets a burst through."""
     three = [await nodes.start() for _ in range(3)]
@@ -101,7 +101,7 @@ async def test_any_crowd_on_any_nodes_leaves_a_ledger_that_is_proven(nodes: Node
 
 
 async def test_an_edit_on_one_node_does_not_zero_what_another_has_spent(nodes: Nodes) -> None:
-    """bifrost 5925: a synchronised edit reset live usage. An older definition that comes late changes nothing."""
+    """bifrost 5925, PR 5932, PR 2363: a synchronised edit reset live usage. An older one changes nothing."""
     one, two = await nodes.start(), await nodes.start()
     one.define(budget(1000))
     two.define(budget(1000))
@@ -282,7 +282,7 @@ async def test_a_node_begins_while_the_store_is_away_and_opens_when_it_comes(dat
 
 
 async def test_what_a_dead_node_left_open_is_booked_once_by_whoever_comes_first(nodes: Nodes) -> None:
-    """otari 128: holds were lost in a crash. litellm 27639: others were never released."""
+    """otari 128, 742: holds were lost in a crash. litellm 27639: others were never released."""
     dead = await nodes.start(lease_s=0.5)
     dead.define(budget(10**6))
     for _ in range(300):

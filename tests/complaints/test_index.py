@@ -1,0 +1,92 @@
+"""docs/complaints.md is complete, and each test that it names exists and names the threads that it answers.
+
+`THREADS` are those of the peer study from which the project began (its sections 3.1 to 3.8), by repository.
+"""
+
+import ast
+import re
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+
+from tests.e2e.broker import ROOT
+
+THREADS = {
+    "3.1": """litellm: 34732 40095 26672 23714 11083 PR-25374 34238 10973; bifrost: 3547 2873 5673 5925 PR-5932 PR-2363;
+        new-api: 6607 6609; one-api: 2440; CliRelay: 1045; membrane/api-gateway: 3210; langwatch: 421; higress: 2464;
+        envoyproxy/ai-gateway: 680 2394; vercel: docs; cloudflare: docs""",
+    "3.2": """litellm: 27639 PR-29493 40050 33923 35569 PR-27021 PR-36592 PR-38111 20615 22726; otari: 128 742""",
+}
+PAGE = (ROOT / "docs/complaints.md").read_text()
+
+
+class Row(NamedTuple):
+    section: str
+    threads: tuple[str, ...]
+    tests: tuple[str, ...]
+    shown: str
+
+    @property
+    def applies(self) -> bool:
+        return not self.shown.startswith("does not apply: ")
+
+
+def rows() -> list[Row]:
+    found = []
+    section = ""
+    for line in PAGE.splitlines():
+        if heading := re.match(r"## (3\.\d) ", line):
+            section = heading[1]
+        if line.startswith("| `"):
+            threads, _, shown = line.strip("| ").split(" | ")
+            tests = tuple(re.findall(r"`(tests/[\w/]+\.py::\w+)`", shown))
+            found.append(Row(section, tuple(re.findall(r"`([^`]+)`", threads)), tests, shown))
+    return found
+
+
+ROWS = rows()
+
+
+@cache
+def cited_in(path: str) -> dict[str, str]:
+    """The tests of a file, those in classes too: their decorators, signature and docstring."""
+    source = (ROOT / path).read_text()
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            parts = [ast.get_source_segment(source, one) or "" for one in node.decorator_list]
+            found[node.name] = " ".join([*parts, ast.get_docstring(node) or ""])
+    return found
+
+
+@pytest.mark.parametrize("section", THREADS)
+def test_every_thread_has_a_row(section: str) -> None:
+    wanted = set()
+    for group in THREADS[section].split(";"):
+        repository, _, numbers = group.strip().partition(": ")
+        wanted |= {f"{repository} {number.replace('-', ' ', 1)}" for number in numbers.split()}
+    listed = {thread for row in ROWS if row.section == section for thread in row.threads}
+    assert listed == wanted
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"{row.section} {row.threads[0]}" for row in ROWS])
+def test_a_row_names_tests_that_name_its_threads(row: Row) -> None:
+    assert row.tests if row.applies else len(row.shown) > 40, "a test, or the reason why there is none"
+    for named in row.tests:
+        path, _, name = named.partition("::")
+        cited = cited_in(path).get(name)
+        assert cited is not None, f"{named} is not there"
+        for thread in row.threads:
+            assert all(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", cited) for word in thread.split()), (named, thread)
+
+
+def test_every_test_written_for_a_complaint_is_on_the_page() -> None:
+    here = {
+        f"{path.relative_to(ROOT).as_posix()}::{name}"
+        for path in sorted((ROOT / "tests/complaints").glob("test_*.py"))
+        if path.name != "test_index.py"
+        for name, cited in cited_in(path.relative_to(ROOT).as_posix()).items()
+        if re.search(r"\d{2,}", cited)
+    }
+    assert here == {named for row in ROWS for named in row.tests if named.startswith("tests/complaints/")}
