@@ -17,6 +17,7 @@ from bursar.core.tariff import Price
 from bursar.core.units import NS_PER_S
 
 MAX_RATE_PICO = 10**12  # one USD per token: beyond it somebody mistook the unit
+MIN_RATE_PICO = 1_000  # $0.001 per million tokens, a third of the cheapest listed: below it the rate was by the token
 _SLACK_NS = 60 * NS_PER_S  # clocks of an operator's machine and of the node differ a little
 
 
@@ -108,6 +109,9 @@ def _check_rates(override: PriceOverride) -> None:
     rates = (override.input, override.output, override.cache_read or 0, override.cache_write or 0)
     if not all(0 <= rate <= MAX_RATE_PICO for rate in rates):
         raise Refusal("invalid_input", "A rate is between $0 and $1 per token", 'Write --input "$2.50" per million')
+    if any(0 < rate < MIN_RATE_PICO for rate in (override.input, override.output)):
+        message = "A rate below $0.001 per million tokens is none that is listed: was it by the token?"
+        raise Refusal("invalid_input", message, 'Write --input "$2.50" per million, or "$0" for what is free')
     if not override.model.strip() or len(override.model) > 200 or not override.model.isprintable():
         raise Refusal("invalid_input", "The price needs the name of a model", "bursar prices set PROVIDER/MODEL ...")
     if any(count is not None and count <= 0 for count in (override.context_window, override.max_output)):

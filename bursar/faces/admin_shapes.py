@@ -25,7 +25,7 @@ _MILLION = 10**6
 def _parse_usd_per_million(raw: object) -> int:
     pico = parse_usd(raw)
     if pico % _MILLION:
-        raise ValueError("finer than a pico-USD per token")
+        raise ValueError("finer than a pico-USD per token; the rate is in USD per million tokens")
     return pico // _MILLION
 
 

@@ -17,6 +17,11 @@ THREADS = {
         new-api: 6607 6609; one-api: 2440; CliRelay: 1045; membrane/api-gateway: 3210; langwatch: 421; higress: 2464;
         envoyproxy/ai-gateway: 680 2394; vercel: docs; cloudflare: docs""",
     "3.2": """litellm: 27639 PR-29493 40050 33923 35569 PR-27021 PR-36592 PR-38111 20615 22726; otari: 128 742""",
+    "3.3": """litellm: 37923 36168 42663 40100 11789 16341 12313 30725 13882 13731 13732 13733 11359 35904 39501
+        PR-35913 27588; litellm-docs: PR-894; bifrost: 904 3451 5243 2292 3559; stakgraph: PR-1688; agentgateway: 3228;
+        wso2/api-platform: 2932; obot: 7557 7511""",
+    "3.4": """litellm: 14457 13245 35958 PR-37558 PR-33736 PR-30630 PR-36008 33872 35531 19163 PR-34887;
+        bifrost: 3357 PR-4575; new-api: 5235""",
 }
 PAGE = (ROOT / "docs/complaints.md").read_text()
 

@@ -248,7 +248,7 @@ async def test_what_was_given_up_is_not_revived_by_a_late_commit(nodes: Nodes) -
 
 
 async def test_a_store_that_goes_and_comes_loses_no_settle(nodes: Nodes) -> None:
-    """litellm 33872 and 35531: spend rows dropped when a flush failed. They are sent until they are confirmed."""
+    """litellm 33872, 35531, 19163, PR 34887: spend rows dropped when a flush failed. They are sent until confirmed."""
     money = await nodes.start()
     money.define(budget(10**6))
     held = [await money.hold(asking(10)) for _ in range(20)]
