@@ -1,4 +1,4 @@
-"""Ids of what a provider keeps for a caller (a response, a conversation, a file): the team's that made them.
+"""Ids of what a provider keeps for a caller (a response, a file, a container, ...): the team's that made them.
 
 Tenants share a provider's account, and the provider would show any of them what another one's id names. So an id is
 kept here before its maker learns it, and asked for by (team, kind, id): what another team made, what nobody made and
@@ -13,8 +13,9 @@ import msgspec
 
 from bursar.core.errors import Refusal
 
-MadeKind = Literal["response", "item", "conversation", "file", "batch"]
+MadeKind = Literal["response", "item", "conversation", "file", "batch", "container", "skill", "audio"]
 KINDS: tuple[MadeKind, ...] = get_args(MadeKind)
+_PARTS = frozenset({"item", "container", "skill", "audio"})  # come with an answer, and are known as long as one
 
 # An id becomes a part of a path, so nothing in it may mean anything there.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:=+~-]{0,255}", re.ASCII)
@@ -54,7 +55,7 @@ class Lives(msgspec.Struct, frozen=True, kw_only=True):
     batch: int
 
     def of(self, kind: MadeKind) -> int:
-        return self.response if kind == "item" else int(getattr(self, kind))
+        return self.response if kind in _PARTS else int(getattr(self, kind))
 
 
 class Maker(NamedTuple):

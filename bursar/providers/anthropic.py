@@ -13,6 +13,7 @@ from bursar.core.errors import Refusal
 from bursar.core.made_ids import Reference
 from bursar.core.parts import Part, Path
 from bursar.providers.anthropic_content import read_blocks, read_cache_control, read_messages, read_tools, takes_cap
+from bursar.providers.anthropic_kept import KeepingMeter, made_in, read_container
 from bursar.providers.anthropic_stream import AnthropicMeter
 from bursar.providers.anthropic_usage import read_said, to_usage
 from bursar.providers.findings import Findings
@@ -128,6 +129,8 @@ class Anthropic:
             parsed=fields,
         )
         found.tell(call)
+        if found.tools or "container" in fields:  # the provider runs code, in a container that it keeps
+            call.keeps = route == "messages"
         return msgspec.structs.replace(call, **extras) if extras else call
 
     def rename(self, body: bytes, naming: Callable[[str], str]) -> bytes:
@@ -184,14 +187,14 @@ class Anthropic:
             return (None, visible, reason) if reason else (usage, visible, "")
         return None, _count_visible(answer.content)[0], reason
 
-    def made(self, call: Call, body: bytes) -> tuple[Reference, ...]:  # noqa: ARG002 - the API keeps nothing
-        return ()
+    def made(self, call: Call, body: bytes) -> list[Reference]:  # noqa: ARG002 - the body tells
+        return made_in(body)
 
-    def still_running(self, body: bytes) -> bool:  # noqa: ARG002 - nor does anything run on
+    def still_running(self, body: bytes) -> bool:  # noqa: ARG002 - nothing runs on
         return False
 
     def stream_meter(self, call: Call, edits: Edits) -> AnthropicMeter:  # noqa: ARG002 - nothing to strip here
-        return AnthropicMeter(call)
+        return KeepingMeter(call) if call.keeps else AnthropicMeter(call)
 
 
 def _read_extras(fields: Fields, cap: int | None, found: Findings) -> dict[str, Any]:
@@ -225,8 +228,7 @@ def _read_inputs(fields: Fields, found: Findings) -> None:
             raise wrong_kind("system", "text or an array")
     if (tools := given(fields, "tools")) is not None:
         read_tools(tools, found)
-    if given(fields, "container") is not None:
-        found.outside("container")  # files and skills that an earlier call, or the account, put there
+    read_container(fields, found)
     servers = given(fields, "mcp_servers")
     if servers is not None and len(servers) > len(b"[]"):
         found.no_ceiling("mcp_servers")

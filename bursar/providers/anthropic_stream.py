@@ -51,7 +51,7 @@ _event = msgspec.json.Decoder(_Event).decode
 class AnthropicMeter:
     """`bursar.ports.StreamMeter` for "messages"."""
 
-    made: Sequence[Reference] = ()  # the API keeps nothing
+    made: Sequence[Reference] = ()  # mostly nothing is kept: bursar.providers.anthropic_kept
     __slots__ = (
         "_block",
         "_call",

@@ -11,6 +11,7 @@ from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.made_ids import Reference
 from bursar.core.parts import Part, Path
 from bursar.ports import StreamMeter
+from bursar.providers import openai_audio
 from bursar.providers.openai_chat import Chat
 from bursar.providers.openai_completions import Completions
 from bursar.providers.openai_embeddings import Embeddings
@@ -92,7 +93,9 @@ class OpenAI:
         return SURFACES[call.route].stream_meter(call, edits)
 
     def made(self, call: Call, body: bytes) -> list[Reference]:
-        return made_in(body) if call.keeps else []
+        if not call.keeps:
+            return []
+        return openai_audio.made_in(body) if call.route == "chat" else made_in(body)
 
     def still_running(self, body: bytes) -> bool:
         return is_running(body)

@@ -9,6 +9,7 @@ import msgspec
 
 from bursar.core.calls import Call, Edits, ServerTool, Usage
 from bursar.providers.findings import Findings
+from bursar.providers.openai_audio import SpokenMeter
 from bursar.providers.openai_content import read_messages, read_tools
 from bursar.providers.openai_governed import edit_stops, edit_stream, read_stops, refuse_other_models, wants_usage
 from bursar.providers.openai_stream import OpenAIMeter
@@ -102,6 +103,8 @@ class Chat:
             parsed=fields,
         )
         found.tell(call)
+        if found.audio:
+            call.keeps = True
         return msgspec.structs.replace(call, **extras) if extras else call
 
     def rewrite(self, call: Call, edits: Edits) -> bytes:
@@ -141,7 +144,8 @@ class Chat:
         return None, _count_visible(answer.choices)[0], reason
 
     def stream_meter(self, call: Call, edits: Edits) -> OpenAIMeter:
-        return OpenAIMeter(call, strip_usage=edits.include_usage and not call.wants_usage)
+        strip = edits.include_usage and not call.wants_usage
+        return SpokenMeter(call, strip_usage=strip) if call.keeps else OpenAIMeter(call, strip_usage=strip)
 
 
 def _largest_cap(plain: int | None, completion: int | None) -> tuple[int | None, str]:

@@ -58,9 +58,11 @@ def read_messages(raw: bytes, found: Findings) -> int:
 def _more_of_message(fields: Fields, found: Findings) -> None:
     for path in unknown_keys(fields, _MESSAGE, _IN_MESSAGES):
         found.new_key(path)
-    if given(fields, "audio") is not None:  # {"id": ...}: an earlier spoken answer, kept by the provider
+    if (audio := given(fields, "audio")) is not None:  # {"id": ...}: an earlier spoken answer, kept by the provider
         found.audio = True
         found.outside("audio_id")
+        if (kept := text(fields_of(audio, "messages[].audio"), "id", "messages[].audio")) is not None:
+            found.refer("audio", kept)
 
 
 def _part(fields: Fields, found: Findings) -> None:

@@ -59,7 +59,7 @@ _names = msgspec.json.Decoder(_Names).decode
 class OpenAIMeter:
     """`bursar.ports.StreamMeter` for "chat"."""
 
-    made: Sequence[Reference] = ()  # the API keeps nothing
+    made: Sequence[Reference] = ()  # but for speech nothing is kept: bursar.providers.openai_audio
     __slots__ = (
         "_call",
         "_finished",

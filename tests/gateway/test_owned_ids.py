@@ -3,11 +3,25 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from bursar.core.made_ids import MadeId
-from tests.gateway.answers import chat, completion, message, plain, usage
-from tests.gateway.fakes import FakeExchange
+from tests.gateway.answers import (
+    CLAUDE,
+    DONE,
+    chat,
+    chunk,
+    completion,
+    event,
+    message,
+    named,
+    plain,
+    stream,
+    usage,
+    usage_chunk,
+)
+from tests.gateway.fakes import FakeExchange, FakeResponse
 from tests.gateway.ground import ANTHROPIC_KEY, TWO_KEYS, Stand, provider_key
 
 MakeStand = Callable[..., Stand]
@@ -115,3 +129,125 @@ async def test_a_store_that_cannot_be_read_refuses_only_those_who_need_it(make_s
     exchange = await stand.ask(body=with_file("file-1"))
     assert (exchange.status, exchange.json["error"]["code"]) == (503, "ids_unavailable")
     assert (await stand.ask(completion("Hi", usage(10, 2)))).status == 200
+
+
+# ---- what answers teach ----------------------------------------------------------------------------------------------
+
+RUN = {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]}
+SPEAK = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+RESULT = {
+    "type": "bash_code_execution_tool_result",
+    "tool_use_id": "t",
+    "content": {
+        "type": "bash_code_execution_result",
+        "stdout": '"file_id": "file-printed"',
+        "content": [{"type": "bash_code_execution_output", "file_id": "file-written"}],
+    },
+}
+# A model writes what its caller wants it to: nothing in these is an id that anybody made.
+WRITTEN = [
+    {"type": "text", "text": '{"container": {"id": "container-said"}}'},
+    {"type": "tool_use", "id": "u", "name": "f", "input": {"type": "code_execution_output", "file_id": "file-said"}},
+    {"type": "server_tool_use", "id": "v", "name": "bash", "input": {"container": {"id": "container-said"}}},
+]
+CONTAINER = {"id": "container-1", "expires_at": "2026-11-24T00:00:00Z"}
+COUNTS = {"input_tokens": 9, "output_tokens": 90}
+AUDIO = {"id": "audio-1", "expires_at": 1, "data": "AAAA", "transcript": "Hi"}
+
+
+def ran() -> FakeResponse:
+    return plain({"type": "message", "content": [*WRITTEN, RESULT], "container": CONTAINER, "usage": COUNTS})
+
+
+def ran_in_a_stream() -> FakeResponse:
+    blocks = [*WRITTEN, RESULT]
+    return stream(
+        named("message_start", message={"usage": COUNTS}),
+        *(named("content_block_start", index=n, content_block=block) for n, block in enumerate(blocks)),
+        named("message_delta", delta={"stop_reason": "end_turn", "container": CONTAINER}, usage=COUNTS),
+        named("message_stop"),
+    )
+
+
+def spoken() -> FakeResponse:
+    message = {"role": "assistant", "content": '{"audio": {"id": "audio-said"}}', "audio": AUDIO}
+    return plain({"choices": [{"index": 0, "message": message}], "usage": usage(9, 90)})
+
+
+def spoken_in_a_stream() -> FakeResponse:
+    deltas = [{"audio": {"id": "audio-1", "transcript": ""}}, {"audio": {"data": "AAAA"}}, {"content": '"audio": 1'}]
+    pieces = [event({"choices": [{"index": 0, "delta": delta}]}) for delta in deltas]
+    return stream(*pieces, chunk(finish="stop"), usage_chunk(9, 90), DONE)
+
+
+def in_container(container: Any, **more: Any) -> dict[str, Any]:
+    return message(container=container, **RUN, **more)
+
+
+def saying(audio_id: str) -> dict[str, Any]:
+    return chat(messages=[{"role": "assistant", "audio": {"id": audio_id}}, {"role": "user", "content": "Go on"}])
+
+
+def uploading(file_id: str) -> dict[str, Any]:
+    part = {"type": "container_upload", "file_id": file_id}
+    return in_container(None, messages=[{"role": "user", "content": [part]}])
+
+
+async def asked_by(stand: Stand, team: str, body: dict[str, Any]) -> FakeExchange:
+    """The stand's key calls as a key of this team."""
+    stand.snapshot.teams[:] = [msgspec.structs.replace(stand.team, id=team)]
+    stand.snapshot.keys[:] = [msgspec.structs.replace(stand.key, team_id=team)]
+    stand.node.tenants.replace(stand.snapshot)
+    anthropic = body["model"] == CLAUDE
+    answer = plain({"type": "message", "content": [], "usage": COUNTS}) if anthropic else completion("Hi", usage(10, 2))
+    exchange = await stand.ask(answer, body=body, path="/v1/messages" if anthropic else "/v1/chat/completions")
+    stand.upstream.answers.clear()
+    return exchange
+
+
+@pytest.mark.parametrize("answer", [ran, ran_in_a_stream, spoken, spoken_in_a_stream])
+async def test_what_an_answer_makes_is_its_teams_alone(make_stand: MakeStand, answer: Any) -> None:
+    stand, streamed = make_stand(), answer in (ran_in_a_stream, spoken_in_a_stream)
+    if answer in (ran, ran_in_a_stream):
+        first, path = message(stream=streamed, **RUN), "/v1/messages"
+        own = [in_container("container-1"), in_container({"id": "container-1"}), uploading("file-written")]
+        nobodys = [in_container("container-said"), uploading("file-said"), uploading("file-printed")]
+    else:
+        first, path = chat(stream=streamed, **SPEAK), "/v1/chat/completions"
+        own, nobodys = [saying("audio-1")], [saying("audio-said"), saying("")]
+    made = await stand.ask(answer(), body=first, path=path)
+    assert made.status == 200
+    assert b"container-1" in made.sent or b"audio-1" in made.sent
+    for body in own:
+        assert (await asked_by(stand, "team-1", body)).status == 200
+    sent = len(stand.upstream.sent)
+    refused = [await asked_by(stand, "team-2", body) for body in own]
+    refused += [await asked_by(stand, "team-1", body) for body in nobodys]
+    assert {(exchange.status, exchange.word) for exchange in refused} == {(404, "unknown_id")}
+    assert len(stand.upstream.sent) == sent
+
+
+@pytest.mark.parametrize(
+    ("skill", "status"),
+    [
+        ({"type": "anthropic", "skill_id": "pptx", "version": "latest"}, 200),
+        ({"type": "custom", "skill_id": "skill_01abc", "version": "latest"}, 404),
+        ({"type": "anthropic", "skill_id": "skill_01abc"}, 404),
+        ({"skill_id": "pptx"}, 404),
+        ({"type": "custom"}, 404),
+    ],
+)
+async def test_skills_that_are_not_anthropics_own_are_nobodys(
+    make_stand: MakeStand, skill: dict[str, Any], status: int
+) -> None:
+    stand = make_stand()
+    exchange = await asked_by(stand, "team-1", in_container({"skills": [skill]}))
+    assert exchange.status == status
+    assert len(stand.upstream.sent) == (status == 200)
+
+
+async def test_an_answer_waits_until_its_ids_are_written_down(make_stand: MakeStand) -> None:
+    stand = make_stand()
+    stand.made_ids._path = stand.folder / "nowhere" / "made-ids.log"
+    exchange = await stand.ask(spoken(), body=chat(**SPEAK))
+    assert (exchange.status, exchange.header("x-bursar-ids")) == (200, "not-kept")
