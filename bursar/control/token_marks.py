@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 
 from bursar.control.directory import Book, Change, Directory
-from bursar.core.directory import Kind, TokenMark
+from bursar.core.directory import Kind, TokenMark, revoked_mark
 from bursar.core.errors import Refusal
 
 _MOST_SWEPT = 200  # marks that are over, taken away with the next one made
@@ -16,7 +16,7 @@ class TokenMarks:
 
     async def revoke(self, actor: str, jti: str, until: int, facts: Mapping[str, str | int]) -> None:
         """`until`: when the token has expired anyway, ns."""
-        await self._put(actor, "token.revoke", f"token/{jti}", TokenMark(id=f"revoked/{jti}", until=until), facts)
+        await self._put(actor, "token.revoke", f"token/{jti}", TokenMark(id=revoked_mark(jti), until=until), facts)
 
     async def use_up(self, actor: str, issuer: str, jti: str, until: int) -> None:
         """Once only: raises Refusal(subject_replayed) the second time, on whichever node."""
@@ -24,7 +24,7 @@ class TokenMarks:
         await self._put(actor, "token.use_up", f"subject/{name}", TokenMark(id=f"used/{name}", until=until), {}, True)
 
     def is_revoked(self, jti: str) -> bool:
-        return self._directory.book.find(TokenMark, f"revoked/{jti}") is not None
+        return self._directory.book.find(TokenMark, revoked_mark(jti)) is not None
 
     async def _put(
         self, actor: str, action: str, target: str, mark: TokenMark, facts: Mapping[str, str | int], once: bool = False

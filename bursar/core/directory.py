@@ -221,6 +221,11 @@ class TokenMark(msgspec.Struct, frozen=True, kw_only=True):
     until: int  # ns
 
 
+def revoked_mark(jti: str) -> str:
+    """The id of the mark that revokes a token. In a fleet the act of holding money looks for it, by this name."""
+    return f"revoked/{jti}"
+
+
 class Managed(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """That an entity is kept in files, and refuses other hands. Control's own."""
 

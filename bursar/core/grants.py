@@ -123,6 +123,12 @@ def narrow(plan: "KeyPlan", grant: Grant) -> "KeyPlan":
     )
 
 
+def token_revoked(
+    message: str = "The token was revoked, or the key or trust rule that it stands on was removed",
+) -> Refusal:
+    return Refusal("token_revoked", message, "Fetch a new one: POST /oauth/token")
+
+
 def _memos(plan: "KeyPlan") -> Iterable[str]:
     """The fields in which a plan remembers what it has worked out."""
     return (name for name in plan.__struct_fields__ if name.startswith("_"))

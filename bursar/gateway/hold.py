@@ -34,7 +34,9 @@ async def take_hold(node: Node, flight: Flight, priced: Priced, number: int) -> 
     taken: list[Reservation] = []  # the enforced one, the one in shadow
     try:
         top = await _take_tokens(node, flight, priced, number, taken)
-        held = await node.money.hold(_request(node, flight, priced, top, number))
+        request = _request(node, flight, priced, top, number)
+        grant = flight.plan.grant if flight.plan is not None else None
+        held = await node.money.hold(request, "" if grant is None else grant.jti)
     except BaseException:
         _give_back(node, taken)
         raise

@@ -29,8 +29,8 @@ from bursar.ports import Board, Clock, Dialect, EventSplitter, MadeIds, Upstream
 class Money(Protocol):
     """The hold's whole life. On one node it is the journal; decisions are those of bursar.core.ledger."""
 
-    async def hold(self, request: HoldRequest) -> Held:
-        """Durable when it returns. Raises Refusal."""
+    async def hold(self, request: HoldRequest, token: str = "") -> Held:
+        """Durable when it returns. `token`: the id of the one that pays, "" for a key itself. Raises Refusal."""
         ...
 
     async def try_hold(self, request: HoldRequest) -> None:

@@ -23,9 +23,10 @@ from bursar.core.directory import (
     TokenKey,
     TrustRule,
     VirtualKey,
+    revoked_mark,
 )
 from bursar.core.errors import Refusal
-from bursar.core.grants import Grant, narrow
+from bursar.core.grants import Grant, narrow, token_revoked
 from bursar.core.policy import BudgetIndex, KeyPlan, compile_policy
 from bursar.gateway.credentials import Credentials
 
@@ -110,13 +111,13 @@ class Tenants:
         """The plan of a token. Raises Refusal(token_revoked) when what it stands on is gone."""
         parent, key = self._plan_by_id(grant.parent), self.keys.get(grant.parent)
         if parent is None or key is None or not self._stands(grant):
-            raise _revoked("The token was revoked, or the key or trust rule that it stands on was removed")
+            raise token_revoked()
         if grant.secret and all(secret.digest.hex()[: len(grant.secret)] != grant.secret for secret in key.secrets):
-            raise _revoked("The text of the key that was exchanged for this token has been replaced")
+            raise token_revoked("The text of the key that was exchanged for this token has been replaced")
         return narrow(parent, grant)
 
     def _stands(self, grant: Grant) -> bool:
-        return grant.kid in self.token_keys and f"revoked/{grant.jti}" not in self.token_marks
+        return grant.kid in self.token_keys and revoked_mark(grant.jti) not in self.token_marks
 
     def _take_budget(self, budget: BudgetDef) -> None:
         """One that the ledger cannot keep (control lets none through) closes what it binds, and nothing else."""
@@ -227,7 +228,3 @@ def _as_key(rule: TrustRule) -> VirtualKey:
         disabled=rule.disabled,
         tags=rule.tags,
     )
-
-
-def _revoked(message: str) -> Refusal:
-    return Refusal("token_revoked", message, "Fetch a new one: POST /oauth/token")

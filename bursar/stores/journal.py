@@ -134,7 +134,7 @@ class Journal:
 
     # ---- holds
 
-    async def hold(self, request: HoldRequest) -> Held:
+    async def hold(self, request: HoldRequest, token: str = "") -> Held:  # noqa: ARG002 - the gateway has looked at it
         """Hold on all budgets or none; durable when it returns. Raises Refusal.
 
         A hold whose commit fails, takes longer than `COMMIT_S` or is cancelled is voided, and never reported as held.

@@ -1,6 +1,6 @@
 """The money store of many nodes: holds, balances and ledger in PostgreSQL, decided there, gathered here.
 
-What `core.ledger` is for one process, `bursar.ledger_act_1` (migrations/postgres/money) is for all nodes of a database;
+What `core.ledger` is for one process, `bursar.ledger_act_2` (migrations/postgres/money) is for all nodes of a database;
 one conformance suite compares them. Settles are taken at once and sent with the next act, again and again until an
 answer confirms them: they are idempotent by the hold's id. A hold is durable when `hold` returns, or it never was.
 
@@ -112,12 +112,15 @@ class PostgresMoney:
 
     # ---- holds
 
-    async def hold(self, request: HoldRequest) -> Held:
-        """Hold on all budgets or none; durable when it returns. Raises Refusal, within `hold_s`."""
+    async def hold(self, request: HoldRequest, token: str = "") -> Held:
+        """Hold on all budgets or none; durable when it returns. Raises Refusal, within `hold_s`.
+
+        What the directory says of the key, and of the `token` that pays, is looked at in the act itself.
+        """
         ceiling, expected, budgets = request.ceiling_pico, request.expected_pico, request.budgets
         if not (0 <= ceiling <= MAX_AMOUNT and 0 <= expected <= MAX_AMOUNT) or len(set(budgets)) != len(budgets):
             raise nonsense(request)
-        future = self._runner.ask(request).future
+        future = self._runner.ask(request, token).future
         try:
             return await future
         except asyncio.CancelledError:
@@ -128,7 +131,7 @@ class PostgresMoney:
     async def try_hold(self, request: HoldRequest) -> None:
         """Raises the Refusal that `hold` would; nothing is held, nothing is locked.
 
-        Switched-off keys and teams are not looked for: this node's directory knows them.
+        Switched-off keys and teams and revoked tokens are not looked for: this node's directory knows them.
         """
         if self.down:
             raise self._runner.unavailable()

@@ -1,4 +1,4 @@
-"""One act of a node: what it has gathered, as the arguments of `bursar.ledger_act_1`, and what the database answers."""
+"""One act of a node: what it has gathered, as the arguments of `bursar.ledger_act_2`, and what the database answers."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bursar.core.calls import Usage
+from bursar.core.directory import revoked_mark
 from bursar.core.ledger import Held, HoldRequest, Settlement
 from bursar.core.ledger_records import MAX_AMOUNT, Counts, counts_of
 from bursar.stores.postgres import Connection, Postgres
@@ -18,8 +19,8 @@ COUNT_BITS = 39  # of a hold's id; what is above them is the session
 
 # What owners are to be told is kept in the same transaction: `postgres_money_outbox`.
 ACT = """WITH done AS MATERIALIZED (
-        SELECT * FROM bursar.ledger_act_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-            $18, $19, $20, $21, $22, $23, $24, $25)
+        SELECT * FROM bursar.ledger_act_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+            $18, $19, $20, $21, $22, $23, $24, $25, $26)
     ), kept AS (
         INSERT INTO bursar.ledger_event (t_ns, told) SELECT d.t_ns, e FROM done d, unnest(d.events) AS e
     ) SELECT * FROM done"""
@@ -80,10 +81,11 @@ def _more(usage: Usage) -> str | None:
 class Waiting:
     """A hold that is asked for and not yet decided."""
 
-    __slots__ = ("abandoned", "future", "hold_id", "request", "since")
+    __slots__ = ("abandoned", "future", "hold_id", "mark", "request", "since")
 
-    def __init__(self, request: HoldRequest, future: "asyncio.Future[Held]", since: float) -> None:
+    def __init__(self, request: HoldRequest, token: str, future: "asyncio.Future[Held]", since: float) -> None:
         self.request = request
+        self.mark = revoked_mark(token) if token else ""  # what would revoke it
         self.future = future
         self.since = since  # the loop's time
         self.hold_id = 0  # until it is sent
@@ -91,7 +93,7 @@ class Waiting:
 
 
 class Answer(NamedTuple):
-    """What `ledger_act_1` returns. `state` is DONE, OVER or GIVEN_UP; the rest only means something when DONE."""
+    """What `ledger_act_2` returns. `state` is DONE, OVER or GIVEN_UP; the rest only means something when DONE."""
 
     state: int
     t_ns: int
@@ -118,6 +120,7 @@ class Batch:
         shrinks = tuple(map(list, zip(*self.shrinks, strict=True))) or ([], [])
         ends = tuple(map(list, zip(*self.ends, strict=True))) or ([],) * 10
         requests = [waiting.request for waiting in self.holds]
+        marks = [waiting.mark for waiting in self.holds]
         return (
             self.session,
             self.any_window,
@@ -134,6 +137,7 @@ class Batch:
             [it.output_ceiling for it in requests],
             [len(budgets) for budgets in self.budgets],
             [no for budgets in self.budgets for no in budgets],
+            marks if any(marks) else [],
         )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 
 from bursar.core.errors import Refusal
+from bursar.core.grants import token_revoked
 from bursar.core.ledger import Held, HoldRequest
 from bursar.core.ledger_budget import unknown_budget
 from bursar.stores.postgres import AWAY, Connection, Postgres, said
@@ -83,12 +84,12 @@ class Runner:
 
     # ---- what is asked of it
 
-    def ask(self, request: HoldRequest) -> Waiting:
-        """Raises Refusal while money is closed."""
+    def ask(self, request: HoldRequest, token: str = "") -> Waiting:
+        """`token` is the id of the one that pays, "" for a key itself. Raises Refusal while money is closed."""
         if self.down:
             raise self.unavailable()
         loop = asyncio.get_running_loop()
-        waiting = Waiting(request, loop.create_future(), loop.time())
+        waiting = Waiting(request, token, loop.create_future(), loop.time())
         self._waiting.append(waiting)
         self._wake.set()
         if self._timer is None:
@@ -320,7 +321,7 @@ class Runner:
             elif status == REFUSED:
                 refused.append((waiting, told or ""))
             elif status == PAUSED:
-                waiting.future.set_exception(_paused(told or ""))
+                waiting.future.set_exception(_paused(told or "", waiting.request))
             else:
                 waiting.future.set_exception(unknown_budget(told or ""))
         self._any_window = False
@@ -351,9 +352,11 @@ class Runner:
         return refusal is not None
 
 
-def _paused(told: str) -> Refusal:
-    """`told` is "kind reason", as the directory keeps it for the act to look at."""
+def _paused(told: str, request: HoldRequest) -> Refusal:
+    """In the words of a node that has heard. `told` is "kind reason", of what the act found in the directory."""
     kind, _, reason = told.partition(" ")
+    if kind == "token" or (request.credential and reason == "gone" and kind != "provider_key"):
+        return token_revoked()
     if kind == "provider_key":
         return Refusal("no_provider_key", f"The provider key of this call is {reason}", "Ask whoever runs this broker")
     return Refusal("key_disabled", f"The {kind} is {reason}", "Ask the team's owner")

@@ -79,7 +79,7 @@ def _told(refusal: Refusal) -> tuple[Any, ...]:
 
 class Side(Protocol):
     async def try_hold(self, request: HoldRequest) -> None: ...
-    async def hold(self, request: HoldRequest) -> Held: ...
+    async def hold(self, request: HoldRequest, token: str = "") -> Held: ...
     async def post(self, hold_id: int, settlement: Settlement) -> None: ...
     async def void(self, hold_id: int) -> None: ...
     async def shrink(self, hold_id: int, ceiling: int) -> None: ...
@@ -107,7 +107,8 @@ class Reference:
     async def try_hold(self, request: HoldRequest) -> None:
         self._ledger.try_hold(request, self._clock.wall)
 
-    async def hold(self, request: HoldRequest) -> Held:
+    async def hold(self, request: HoldRequest, token: str = "") -> Held:
+        del token  # whether it stands is for the gateway to know
         for record in self._ledger.due(request.budgets, self._clock.wall):
             self._apply(record)
         record, shadow = self._ledger.decide_hold(request, self._clock.wall)
@@ -145,8 +146,8 @@ class JournalSide:
     async def try_hold(self, request: HoldRequest) -> None:
         await self.journal.try_hold(request)
 
-    async def hold(self, request: HoldRequest) -> Held:
-        return await self.journal.hold(request)
+    async def hold(self, request: HoldRequest, token: str = "") -> Held:
+        return await self.journal.hold(request, token)
 
     async def post(self, hold_id: int, settlement: Settlement) -> None:
         self.journal.post(hold_id, settlement)
@@ -196,8 +197,8 @@ class PostgresSide:
     async def try_hold(self, request: HoldRequest) -> None:
         await self.money.try_hold(request)
 
-    async def hold(self, request: HoldRequest) -> Held:
-        return await self.money.hold(request)
+    async def hold(self, request: HoldRequest, token: str = "") -> Held:
+        return await self.money.hold(request, token)
 
     async def post(self, hold_id: int, settlement: Settlement) -> None:
         self.money.post(hold_id, settlement)

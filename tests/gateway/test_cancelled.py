@@ -207,8 +207,8 @@ async def test_cancelled_at_the_hold_nothing_is_sent(stands: Callable[[], Stand]
     stand = stands()
     hold, seen = stand.journal.hold, asyncio.Event()
 
-    async def slow(request: Any) -> Any:
-        held = await hold(request)
+    async def slow(request: Any, token: str) -> Any:
+        held = await hold(request, token)
         stand.journal.void(held.hold_id, "cancelled")
         seen.set()
         await asyncio.Event().wait()

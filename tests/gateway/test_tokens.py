@@ -62,9 +62,9 @@ def watched(stand: Stand) -> list[HoldRequest]:
     seen: list[HoldRequest] = []
     hold = stand.journal.hold
 
-    async def noted(request: HoldRequest) -> Held:
+    async def noted(request: HoldRequest, token: str = "") -> Held:
         seen.append(request)
-        return await hold(request)
+        return await hold(request, token)
 
     stand.journal.hold = noted  # type: ignore[method-assign]
     return seen

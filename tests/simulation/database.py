@@ -1,4 +1,4 @@
-"""A database that decides as `bursar.ledger_act_1` does, by the reference itself, behind a network that does anything.
+"""A database that decides as `bursar.ledger_act_2` does, by the reference itself, behind a network that does anything.
 
 The conformance suite holds the SQL to the reference; here the reference stands in for it, so that thousands of
 histories with lost, late and doubly ordered messages can be played in seconds. A message that was sent may be carried
@@ -111,7 +111,7 @@ class Database:
     # ---- the act
 
     def act(self, batch: Batch, holds: list[tuple[int, HoldRequest]]) -> Answer:
-        """As `bursar.ledger_act_1`: the session, then settles, then holds."""
+        """As `bursar.ledger_act_2`: the session, then settles, then holds."""
         session = self.sessions[batch.session]
         if self.is_over(session):
             return Answer(OVER, 0, [], [], None, [], [])

@@ -234,9 +234,9 @@ async def test_what_was_given_up_is_not_revived_by_a_late_commit(nodes: Nodes) -
     session = money._runner.session
     late = (session << COUNT_BITS) + 50
     async with money._store.connection() as db:
-        arguments = (session, False, [], [], [late], [7], [0], [None], ["ambiguous"], *[[None]] * 5, *[[]] * 11)
+        arguments = (session, False, [], [], [late], [7], [0], [None], ["ambiguous"], *[[None]] * 5, *[[]] * 12)
         await db.fetchrow(ACT, *arguments)
-        hold = ([late], ["r"], [1], [1], [1], [5], [5], [1], [1], [1], [1])
+        hold = ([late], ["r"], [1], [1], [1], [5], [5], [1], [1], [1], [1], [])
         arguments = (session, False, [], [], *[[]] * 10, *hold)
         row = await db.fetchrow(ACT, *arguments)
     assert row["state"] == 2
