@@ -16,6 +16,7 @@ from bursar.core.provider_keys import tag_digest
 from bursar.core.secret import Secret
 from bursar.ports import Clock, Entropy, KeyWrapper
 from bursar.secrets.database import named_faults, open_database, reading, transaction
+from bursar.secrets.ring import Ringed, count_under
 from bursar.secrets.sealing import SealError, check_unlocks, open_sealed, rewrap, seal, wrapper_ids
 
 _EVERY_BLOB = """SELECT 'version', rowid, sealed FROM version WHERE sealed IS NOT NULL
@@ -29,7 +30,7 @@ class Rewrapped(NamedTuple):
     left: int  # not yet
 
 
-class SealedFile:
+class SealedFile(Ringed):
     """Made by `open`; `close()` when done."""
 
     def __init__(
@@ -40,12 +41,10 @@ class SealedFile:
         entropy: Entropy,
         opening: Sequence[KeyWrapper],
     ) -> None:
+        super().__init__(wrappers, opening)
         self._db = database
         self._clock = clock
         self._entropy = entropy
-        self._wrappers = tuple(wrappers)
-        self._ring = (*wrappers, *opening)
-        self._recovery: tuple[KeyWrapper, ...] = ()
         self._turn = asyncio.Lock()
 
     @classmethod
@@ -108,31 +107,9 @@ class SealedFile:
 
     # ---- wrapping keys
 
-    def recover_by(self, wrapper: KeyWrapper | None) -> None:
-        """From now on values are sealed under this one besides; `rewrap` brings the stored along. It wraps only."""
-        self._recovery = () if wrapper is None else (wrapper,)
-
-    @property
-    def sealing(self) -> tuple[str, ...]:
-        """Ids of the wrapping keys under which new values are sealed, in order."""
-        return tuple(wrapper.id for wrapper in self._sealers)
-
-    @property
-    def ring(self) -> tuple[str, ...]:
-        """Ids of the wrapping keys that open, in the order in which they are tried."""
-        return tuple(wrapper.id for wrapper in self._ring)
-
-    @property
-    def _sealers(self) -> tuple[KeyWrapper, ...]:
-        return (*self._wrappers, *self._recovery)
-
     async def under(self) -> dict[tuple[str, ...], int]:
         """How many sealed values there are under which wrapping keys."""
-        counts: dict[tuple[str, ...], int] = {}
-        for _, _, blob in self._blobs():
-            ids = wrapper_ids(blob)
-            counts[ids] = counts.get(ids, 0) + 1
-        return counts
+        return count_under(blob for _, _, blob in self._blobs())
 
     async def rewrap(self, limit: int | None = None) -> Rewrapped:
         """Bring sealed values under just the present wrappers, at most `limit` of them.

@@ -13,6 +13,7 @@ from bursar.core.provider_keys import EMBEDDED, SecretEntry, check_address, chec
 from bursar.core.secret import Secret
 from bursar.ports import Clock, Entropy, KeyWrapper
 from bursar.secrets.entry_rows import duplicate, encode_tags, entry_of, fingerprint, new_id
+from bursar.secrets.ring import Ringed, count_under
 from bursar.secrets.sealed_file import Rewrapped
 from bursar.secrets.sealing import open_sealed, rewrap, seal, wrapper_ids
 from bursar.secrets.values import check_value
@@ -70,7 +71,7 @@ _REPLACE = {
 }
 
 
-class SealedPostgres:
+class SealedPostgres(Ringed):
     """Made by `open`. Calls raise Refusal(secrets_unavailable) when the database does not answer, or SealError.
 
     It stands in the place of the embedded store, and has its name.
@@ -87,12 +88,10 @@ class SealedPostgres:
         entropy: Entropy,
         opening: Sequence[KeyWrapper],
     ) -> None:
+        super().__init__(wrappers, opening)
         self._db = database
         self._clock = clock
         self._entropy = entropy
-        self._wrappers = tuple(wrappers)
-        self._ring = (*wrappers, *opening)
-        self._recovery: tuple[KeyWrapper, ...] = ()
         self._fingerprint_key = Secret("")
 
     @classmethod
@@ -259,31 +258,9 @@ class SealedPostgres:
 
     # ---- wrapping keys
 
-    def recover_by(self, wrapper: KeyWrapper | None) -> None:
-        """From now on this node seals under this one besides; `rewrap` brings the stored along. It wraps only."""
-        self._recovery = () if wrapper is None else (wrapper,)
-
-    @property
-    def sealing(self) -> tuple[str, ...]:
-        """Ids of the wrapping keys under which new values are sealed, in order."""
-        return tuple(wrapper.id for wrapper in self._sealers)
-
-    @property
-    def ring(self) -> tuple[str, ...]:
-        """Ids of the wrapping keys that open, in the order in which they are tried."""
-        return tuple(wrapper.id for wrapper in self._ring)
-
-    @property
-    def _sealers(self) -> tuple[KeyWrapper, ...]:
-        return (*self._wrappers, *self._recovery)
-
     async def under(self) -> dict[tuple[str, ...], int]:
         """How many sealed values there are under which wrapping keys."""
-        counts: dict[tuple[str, ...], int] = {}
-        for row in await _blobs(self._db):
-            ids = wrapper_ids(row["sealed"])
-            counts[ids] = counts.get(ids, 0) + 1
-        return counts
+        return count_under(row["sealed"] for row in await _blobs(self._db))
 
     async def rewrap(self, limit: int | None = None) -> Rewrapped:
         """Bring sealed values under just the present wrappers, at most `limit` of them.
