@@ -6,6 +6,7 @@ import typer
 
 from bursar.core.roles import MEANING, RIGHTS, Role
 from bursar.faces.cli_keys import Expires, Yes, day_of, instant_of
+from bursar.faces.cli_switch import remove_subject, switch_off, switch_on
 from bursar.faces.cli_terminal import Locate, Terminal, command
 from bursar.faces.client import segment
 from bursar.faces.tables import Column, card, secret_panel, write
@@ -88,20 +89,18 @@ def _changing(group: typer.Typer, locate: Locate) -> None:
     @command(group, "disable", locate, changes=True)
     def disable(terminal: Terminal, admin: Id) -> None:
         """Switch an admin off, from his next call on."""
-        changed = terminal.api.call("POST", f"/admins/{segment(admin)}/disable")
-        terminal.done(f"{admin} is disabled; undo: bursar admins enable {admin}", changed)
+        switch_off(terminal, "admins", admin)
 
     @command(group, "enable", locate, changes=True)
     def enable(terminal: Terminal, admin: Id) -> None:
         """Switch an admin on again."""
-        terminal.done(f"{admin} is active", terminal.api.call("POST", f"/admins/{segment(admin)}/enable"))
+        switch_on(terminal, "admins", admin)
 
     @command(group, "remove", locate, changes=True)
     def remove(terminal: Terminal, admin: Id, yes: Yes = False) -> None:
         """Remove an admin for ever. `disable` can be undone, this cannot."""
         terminal.confirm(f"Remove the admin {admin} for ever?", yes)
-        terminal.api.call("DELETE", f"/admins/{segment(admin)}")
-        terminal.done(f"removed {admin}", {"removed": admin})
+        remove_subject(terminal, "admins", admin)
 
 
 def _facts(admin: dict[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bursar.faces.cli_policy import LimitOption, SetOption, policy_facts, policy_patch
+from bursar.faces.cli_switch import remove_subject, switch_off, switch_on
 from bursar.faces.cli_tenants import NewName, Tags
 from bursar.faces.cli_terminal import USAGE, Locate, Terminal, Trouble, command, seconds
 from bursar.faces.client import segment
@@ -109,20 +110,18 @@ def _switching(group: typer.Typer, locate: Locate) -> None:
     @command(group, "disable", locate, changes=True)
     def disable(terminal: Terminal, key: Id) -> None:
         """Switch a key off, from its next call on."""
-        changed = terminal.api.call("POST", f"/keys/{segment(key)}/disable")
-        terminal.done(f"{key} is disabled; undo: bursar keys enable {key}", changed)
+        switch_off(terminal, "keys", key)
 
     @command(group, "enable", locate, changes=True)
     def enable(terminal: Terminal, key: Id) -> None:
         """Switch a key on again."""
-        terminal.done(f"{key} is active", terminal.api.call("POST", f"/keys/{segment(key)}/enable"))
+        switch_on(terminal, "keys", key)
 
     @command(group, "remove", locate, changes=True)
     def remove(terminal: Terminal, key: Id, yes: Yes = False) -> None:
         """Remove a key for ever. `disable` can be undone, this cannot."""
         terminal.confirm(f"Remove key {key} for ever?", yes)
-        terminal.api.call("DELETE", f"/keys/{segment(key)}")
-        terminal.done(f"removed {key}", {"removed": key})
+        remove_subject(terminal, "keys", key)
 
 
 def _show_minted(terminal: Terminal, minted: dict[str, Any], title: str) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from bursar.faces.cli_policy import LimitOption, SetOption, policy_facts, policy_patch
+from bursar.faces.cli_switch import remove_subject, switch_off, switch_on
 from bursar.faces.cli_terminal import Locate, Terminal, command
 from bursar.faces.client import segment
 from bursar.faces.tables import Column
@@ -147,19 +148,17 @@ def _changing_teams(group: typer.Typer, locate: Locate) -> None:
     @command(group, "disable", locate, changes=True)
     def disable(terminal: Terminal, team: Id) -> None:
         """Switch all keys of a team off, from their next call on."""
-        changed = terminal.api.call("POST", f"/teams/{segment(team)}/disable")
-        terminal.done(f"{team} is disabled; undo: bursar teams enable {team}", changed)
+        switch_off(terminal, "teams", team)
 
     @command(group, "enable", locate, changes=True)
     def enable(terminal: Terminal, team: Id) -> None:
         """Switch a team on again."""
-        terminal.done(f"{team} is active", terminal.api.call("POST", f"/teams/{segment(team)}/enable"))
+        switch_on(terminal, "teams", team)
 
     @command(group, "remove", locate, changes=True)
     def remove(terminal: Terminal, team: Id) -> None:
         """Remove a team without keys and budgets."""
-        terminal.api.call("DELETE", f"/teams/{segment(team)}")
-        terminal.done(f"removed {team}", {"removed": team})
+        remove_subject(terminal, "teams", team)
 
 
 def _team_facts(team: dict[str, Any]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from bursar.core.directory import IssuerKind
 from bursar.core.units import format_duration
 from bursar.faces.cli_keys import Yes
 from bursar.faces.cli_policy import LimitOption, SetOption, policy_facts, policy_patch
+from bursar.faces.cli_switch import remove_subject, switch_off, switch_on
 from bursar.faces.cli_tenants import Tags
 from bursar.faces.cli_terminal import USAGE, Locate, Terminal, Trouble, command, seconds
 from bursar.faces.client import segment
@@ -132,19 +133,17 @@ def _switching(group: typer.Typer, locate: Locate) -> None:
     @command(group, "disable", locate, changes=True)
     def disable(terminal: Terminal, rule: Id) -> None:
         """Switch a rule off; its tokens are refused from their next call on."""
-        changed = terminal.api.call("POST", f"/trust/{segment(rule)}/disable")
-        terminal.done(f"{rule} is disabled; undo: bursar trust enable {rule}", changed)
+        switch_off(terminal, "trust", rule)
 
     @command(group, "enable", locate, changes=True)
     def enable(terminal: Terminal, rule: Id) -> None:
         """Switch a rule on again."""
-        terminal.done(f"{rule} is active", terminal.api.call("POST", f"/trust/{segment(rule)}/enable"))
+        switch_on(terminal, "trust", rule)
 
     @command(group, "remove", locate, changes=True)
     def remove(terminal: Terminal, rule: Id) -> None:
         """Remove a rule; its tokens are refused from their next call on."""
-        terminal.api.call("DELETE", f"/trust/{segment(rule)}")
-        terminal.done(f"removed {rule}", {"removed": rule})
+        remove_subject(terminal, "trust", rule)
 
 
 # ---- tokens
