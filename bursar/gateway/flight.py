@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from bursar.gateway.price import Priced
 
 
-class Flight(msgspec.Struct, kw_only=True, gc=False):
-    """Written by the stages in their order; read by `report` at the end."""
+class Flight(msgspec.Struct, kw_only=True):
+    """Written by the stages in their order; read by `report` at the end.
+
+    Known to the garbage collector: what refuses a call holds, in its traceback, the frames that hold the flight.
+    """
 
     exchange: Exchange
     request_id: str

@@ -87,6 +87,7 @@ class Pipeline:
             leave(node, flight)
             report(node, flight)
             explain(node, flight)
+            flight.refusal = None  # its traceback leads back here, by a way that no collector of garbage sees
 
     def _enter(self, node: Node, flight: Flight) -> Route:
         """1 and 2."""
