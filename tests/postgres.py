@@ -28,9 +28,17 @@ _SETTINGS = {
 
 
 class PostgresServer:
-    """One cluster on a port of its own, `trust` on this machine. The version is 18 unless POSTGRES_VERSION says 16."""
+    """One cluster on a port of its own, `trust` on this machine. The version is 18 unless POSTGRES_VERSION says 16.
 
-    def __init__(self, version: int | None = None, settings: dict[str, str] | None = None) -> None:
+    `of`: a running server, of which this one is the standby until it is promoted.
+    """
+
+    def __init__(
+        self,
+        version: int | None = None,
+        settings: dict[str, str] | None = None,
+        of: "PostgresServer | None" = None,
+    ) -> None:
         self.version = version or int(os.environ.get("POSTGRES_VERSION", "18"))
         self._as: dict[str, object] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="bursar-pg-"))
@@ -41,7 +49,7 @@ class PostgresServer:
         program = Path(found.origin).parent / _FOLDERS[self.version]
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
-            program = self._copied(program)
+            program = self._copied(program) if of is None else of._bin.parent
             self._folder.chmod(0o755)
             (self._folder / "run").mkdir()
             os.chown(self._folder / "run", nobody.pw_uid, nobody.pw_gid)
@@ -54,7 +62,12 @@ class PostgresServer:
         self._settings = {**_SETTINGS, "port": str(self.port), **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
-        self._run("initdb", "--auth=trust", "--encoding=utf8", "--no-sync", "-U", "bursar", "-D", str(self._data))
+        where = ("--no-sync", "-U", "bursar", "-D", str(self._data))
+        if of is None:
+            self._run("initdb", "--auth=trust", "--encoding=utf8", *where)
+        else:
+            there = ("-h", "127.0.0.1", "-p", str(of.port))
+            self._run("pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", *there, *where)
 
     def _copied(self, program: Path) -> Path:
         """Others may not look where the wheel lies. Its libraries are found from beside the package."""
@@ -97,6 +110,20 @@ class PostgresServer:
             self.stop(signal.SIGQUIT)
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def lose(self) -> None:
+        """Its machine is gone: every process dies at once, and the disk with them."""
+        postmaster = self.pid
+        os.kill(postmaster, signal.SIGSTOP)  # it starts no more of them
+        for pid in _children(postmaster):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.stop(signal.SIGKILL)
+        shutil.rmtree(self._data)
+
+    def promote(self, seconds: int = 60) -> None:
+        """A standby becomes the primary."""
+        assert self.psql(f"SELECT pg_promote(true, {seconds})") == "t"
+
     @property
     def pid(self) -> int:
         """Of the postmaster."""
@@ -116,3 +143,13 @@ class PostgresServer:
     def psql(self, statement: str, database: str = "postgres") -> str:
         """What a statement answers, unaligned, without headers."""
         return self._run("psql", "-qAt", "-v", "ON_ERROR_STOP=1", "-d", self.url(database), "-c", statement).strip()
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            after_name = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(after_name[1]) == parent:
+                found.append(int(folder.name))
+    return found

@@ -21,9 +21,10 @@ import httpx
 
 from bursar.control.verify_ledger_rows import RowsReport, verify_rows
 from bursar.core.errors import RULES
+from bursar.providers.emulator import Charge
 from tests.e2e.broker import Broker
 from tests.e2e.tenants import MadeKey, Tenants
-from tests.faults.books import Attempt, until
+from tests.faults.books import Attempt, covers, price_of, until
 from tests.faults.caller import Answer, ask, asking, script
 from tests.fleet.harness import Fleet
 from tests.postgres import PostgresServer
@@ -289,3 +290,14 @@ async def _books_of(url: str) -> tuple[RowsReport, list[Attempt]]:
 def books_of(fleet: Fleet) -> tuple[RowsReport, list[Attempt]]:
     """What the independent reader says, and every dispatch as the rows have it. Nothing is open any more."""
     return asyncio.run(_books_of(fleet.url))
+
+
+def covered(attempts: list[Attempt], charges: list[Charge]) -> None:
+    """Never less than the bill; what the settle calls exact is, to the pico, a charge of the bill."""
+    covers(attempts, charges)
+    posted = [row for row in attempts if row.state == "POSTED"]
+    billed = {charge.input: price_of(charge) for charge in charges}
+    assert sum(row.cost for row in posted) >= sum(map(price_of, charges))
+    for row in posted:
+        assert not row.exact or billed.get(row.input_tokens) == row.cost, row
+        assert row.exact or row.outcome != "ok", row

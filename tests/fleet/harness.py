@@ -47,8 +47,9 @@ class Fleet:
         names: tuple[str, ...] = NAMES,
         settings: dict[str, Any] | None = None,
         env: dict[str, str] | None = None,
+        server: PostgresServer | None = None,
     ) -> None:
-        self.server = PostgresServer()
+        self.server = PostgresServer() if server is None else server
         self.url = ""
         self._folder = folder
         self._settings = settings or {}
@@ -64,9 +65,12 @@ class Fleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close_nodes()
+        self.server.close()
+
+    def _close_nodes(self) -> None:
         with ThreadPoolExecutor(max(1, len(self.nodes))) as threads:
             list(threads.map(Broker.close, self.nodes))
-        self.server.close()
 
     # -- life
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bursar.providers.emulator import Charge, read_bill
+from bursar.providers.emulator import read_bill
 from tests.e2e.tenants import Tenants
-from tests.faults.books import Attempt, covers, price_of, until
-from tests.fleet.chaos import PATIENCE, SPENDABLE, Crowd, Killer, books_of, made_keys
+from tests.faults.books import until
+from tests.fleet.chaos import PATIENCE, SPENDABLE, Crowd, Killer, books_of, covered, made_keys
 from tests.fleet.harness import Fleet
 from tests.redis_server import RedisServer
 
@@ -89,7 +89,7 @@ def _look(fleet: Fleet, crowd: Crowd, killer: Killer, told: str) -> None:
     for name, key in crowd.keys.items():
         ours = [row for row in attempts if row.key_id == key.id]
         try:
-            _covered(ours, [charge for charge in charges if crowd.key_of[charge.input] == key.id])
+            covered(ours, [charge for charge in charges if crowd.key_of[charge.input] == key.id])
         except AssertionError as fault:
             fault.add_note(f"key {name}; {told}")
             raise
@@ -98,14 +98,3 @@ def _look(fleet: Fleet, crowd: Crowd, killer: Killer, told: str) -> None:
     assert books.posted - total.overage <= books.limit, f"{books} {total}; {told}"
     for node in fleet.nodes:
         assert node.admin("GET", "/v1/admin/audit/verify").json()["fault"] == "", told
-
-
-def _covered(attempts: list[Attempt], charges: list[Charge]) -> None:
-    """Never less than the bill; what the settle calls exact is, to the pico, a charge of the bill."""
-    covers(attempts, charges)
-    posted = [row for row in attempts if row.state == "POSTED"]
-    billed = {charge.input: price_of(charge) for charge in charges}
-    assert sum(row.cost for row in posted) >= sum(map(price_of, charges))
-    for row in posted:
-        assert not row.exact or billed.get(row.input_tokens) == row.cost, row
-        assert row.exact or row.outcome != "ok", row
