@@ -225,6 +225,10 @@ class MadeIds(Protocol):
         """None when this team made no such id, or it has expired."""
         ...
 
+    async def any_foreign(self, team: str, ids: Sequence[str]) -> bool:
+        """Whether another team made one of these, of whatever kind, and this team did not make the same."""
+        ...
+
     async def forget(self, team: str, kind: MadeKind, made_id: str) -> None:
         """It is gone at the provider. One that is not known is no fault."""
         ...

@@ -20,7 +20,7 @@ class Ids(msgspec.Struct, frozen=True, kw_only=True):
     file: Seconds = 365 * _DAY
     batch: Seconds = 90 * _DAY
     most_of_team: int = 100_000  # beyond them a team's oldest is forgotten
-    most: int = 200_000  # on one node, whose memory holds them: 300 to 600 bytes each. PostgreSQL holds any
+    most: int = 200_000  # on one node, whose memory holds them: 300 to 700 bytes each. PostgreSQL holds any
 
     @property
     def lives(self) -> Lives:

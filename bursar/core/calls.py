@@ -55,6 +55,9 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     audio: bool = False  # audio in or out
     overhead_tokens: int = 0  # input that the provider adds for what the body asks for: tool prompts, citation marks
     refers: tuple[Reference, ...] = ()  # ids in the body of what a provider keeps: each must be this team's
+    loose: tuple[
+        str, ...
+    ] = ()  # texts in top-level fields not known here that could be ids: none may be another team's
     keeps: bool = False  # the provider keeps what it makes, and ids of it come back
     background: bool = False  # it goes on when the answer has been given
     user: str = ""  # the body's own user field: recorded, never trusted

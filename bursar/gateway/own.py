@@ -28,6 +28,7 @@ async def check_references(node: Node, flight: Flight) -> None:
     Raises Refusal(unknown_id | ids_unavailable | invalid_field).
     """
     assert flight.call is not None
+    await _check_loose(node, flight, flight.call.loose)
     for reference in flight.call.refers:
         found = await find_own(node, flight, reference)
         bound = flight.bound
@@ -38,6 +39,17 @@ async def check_references(node: Node, flight: Flight) -> None:
                 "No provider knows both: make one of them again",
             )
         flight.bound = found
+
+
+async def _check_loose(node: Node, flight: Flight, loose: Sequence[str]) -> None:
+    """What a field names that Bursar does not know may be nobody's, but no other team's. Raises Refusal(unknown_id)."""
+    assert flight.plan is not None
+    if loose and await node.made_ids.any_foreign(flight.plan.team_id, loose):
+        raise Refusal(
+            "unknown_id",
+            "A field that Bursar does not know names something that this team did not make",
+            "Leave the field out, or name in it what was made by this team through this broker",
+        )
 
 
 def bound_ways(node: Node, bound: MadeId, ways: Sequence[Option]) -> list[Option]:

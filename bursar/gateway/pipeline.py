@@ -124,7 +124,7 @@ class Pipeline:
             flight.call = understand(route.name, body)
         assert flight.plan is not None
         flight.plan = node.tenants.current(flight.plan)  # a body may take its time, and the rules may change meanwhile
-        if flight.call.refers:
+        if flight.call.refers or flight.call.loose:
             await check_references(node, flight)
         options = apply_policy(node, flight)
         await guard(node, flight)

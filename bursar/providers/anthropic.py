@@ -199,8 +199,7 @@ class Anthropic:
 
 def _read_extras(fields: Fields, cap: int | None, found: Findings) -> dict[str, Any]:
     """The rarer governed fields, as arguments of `Call`."""
-    for path in unknown_keys(fields, _KNOWN, ""):
-        found.new_key(path)
+    found.new_fields(fields, _KNOWN)
     if given(fields, "fallbacks") is not None:
         message = "`fallbacks` would let the provider use another model than the one asked for"
         raise Refusal("invalid_field", message, "Leave it out")

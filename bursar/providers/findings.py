@@ -1,13 +1,18 @@
 """What a walk through messages, content parts and tools has found that can raise a price."""
 
+import re
+
 import msgspec
 
 from bursar.core.calls import Call, ServerTool
 from bursar.core.errors import Refusal
-from bursar.core.made_ids import MadeKind, Reference
-from bursar.providers.strict_json import Fields, text
+from bursar.core.made_ids import MadeKind, Reference, is_id
+from bursar.providers.strict_json import Fields, text, unknown_keys
 
 _MOST_REFERENCES = 256  # each is looked up
+_MOST_LOOSE = 2_000
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)  # keys as well, and whatever stands twice
+_string = msgspec.json.Decoder(str).decode
 
 
 class Findings(msgspec.Struct, kw_only=True):
@@ -24,6 +29,7 @@ class Findings(msgspec.Struct, kw_only=True):
     unknown: list[str] = []
     tools: list[ServerTool] = []
     refers: list[Reference] = []  # -> Call.refers
+    loose: tuple[str, ...] = ()  # -> Call.loose
 
     def outside(self, reason: str) -> None:
         """Input comes in that the body's bytes do not bound."""
@@ -49,6 +55,23 @@ class Findings(msgspec.Struct, kw_only=True):
         if path not in self.unknown and len(self.unknown) < 32:
             self.unknown.append(path)
 
+    def new_fields(self, fields: Fields, known: frozenset[str]) -> None:
+        """The top-level fields that nobody has classified, and the texts in them that could be ids of something kept.
+
+        Raises Refusal(duplicate_field | invalid_field).
+        """
+        unknown = unknown_keys(fields, known, "")
+        if not unknown:
+            return
+        loose: set[str] = set()
+        for name in unknown:
+            self.new_key(name)
+            loose.update(filter(is_id, map(_string, _TEXT.findall(fields[name]))))
+        if len(loose) > _MOST_LOOSE:
+            message = f"The fields that Bursar does not know hold more than {_MOST_LOOSE} texts which could be ids"
+            raise Refusal("invalid_field", message, "Leave them out, or send less in them")
+        self.loose = tuple(loose)
+
     def tell(self, call: Call) -> None:
         """Set on the call what was found."""
         call.external_input = self.external
@@ -59,6 +82,7 @@ class Findings(msgspec.Struct, kw_only=True):
             call.cache_write = "1h" if self.one_hour else "5m"
         if self.refers:
             call.refers = tuple(dict.fromkeys(self.refers))
+        call.loose = self.loose
         if self.unknown or self.tools:
             call.unknown_fields = tuple(self.unknown)
             call.server_tools = tuple(self.tools)

@@ -25,7 +25,6 @@ from bursar.providers.strict_json import (
     read_body,
     text,
     truth,
-    unknown_keys,
     whole,
     wrong_kind,
 )
@@ -169,8 +168,7 @@ def _set_cap(fields: Fields, cap: int, wanted: str, changes: Fields) -> None:
 
 def _read_extras(fields: Fields, found: Findings) -> dict[str, Any]:
     """The rarer governed fields, as arguments of `Call`."""
-    for path in unknown_keys(fields, _KNOWN, ""):
-        found.new_key(path)
+    found.new_fields(fields, _KNOWN)
     refuse_other_models(fields)
     _read_inputs(fields, found)
     read_stops(fields)

@@ -14,7 +14,7 @@ from bursar.providers.openai_stream import TextMeter
 from bursar.providers.openai_usage import TextChoice, read_counts
 from bursar.providers.prompt_size import count_chars
 from bursar.providers.rewriting import raw_value, rebuild
-from bursar.providers.strict_json import Fields, given, model_of, names, read_body, text, truth, unknown_keys, whole
+from bursar.providers.strict_json import Fields, given, model_of, names, read_body, text, truth, whole
 from bursar.providers.usage_counts import MISSING, UNREADABLE, doubt_beside_output, utf8_bytes
 
 DEFAULT_OUTPUT = 16  # tokens that the API writes for a caller who gives no cap
@@ -115,8 +115,7 @@ class Completions:
 
 def _check_names(fields: Fields, found: Findings) -> None:
     refuse_other_models(fields)
-    for path in unknown_keys(fields, _KNOWN, ""):
-        found.new_key(path)
+    found.new_fields(fields, _KNOWN)
     if "max_completion_tokens" in fields:  # some servers read it, and it would pass by the cap
         message = "`max_completion_tokens` is a field of chat"
         raise Refusal("invalid_field", message, "Give `max_tokens`")

@@ -13,7 +13,7 @@ from bursar.providers.openai_prompts import read_prompts
 from bursar.providers.openai_stream import OpenAIMeter
 from bursar.providers.prompt_size import count_chars
 from bursar.providers.rewriting import raw_value, rebuild
-from bursar.providers.strict_json import model_of, names, read_body, text, unknown_keys, wrong_kind
+from bursar.providers.strict_json import model_of, names, read_body, text, wrong_kind
 from bursar.providers.usage_counts import MISSING, UNREADABLE, ZERO, doubt
 
 _KNOWN = names("model input encoding_format dimensions user models fallbacks")
@@ -45,8 +45,7 @@ class Embeddings:
             raise wrong_kind("input", "a text or an array")
         refuse_other_models(fields)
         found = Findings()
-        for path in unknown_keys(fields, _KNOWN, ""):
-            found.new_key(path)
+        found.new_fields(fields, _KNOWN)
         prompts = read_prompts(given, "input")
         call = Call(
             route="embeddings",

@@ -41,6 +41,7 @@ _HARMLESS = names(
     "include metadata parallel_tool_calls temperature top_p text tool_choice top_logprobs prompt_cache_key truncation"
 )
 _KNOWN = _GOVERNED | _HARMLESS
+_ITEMS = names("items metadata")
 _STREAM_OPTIONS = frozenset({"include_obfuscation"})
 _UNSET_TIER = "auto"  # what its project is set to, which may be the dearest one
 _CAP = "max_output_tokens"
@@ -119,6 +120,7 @@ class ConversationItems:
         """Raises Refusal(malformed_request | duplicate_field | invalid_field)."""
         fields = read_body(body) if body.strip() else {}
         found = Findings()
+        found.new_fields(fields, _ITEMS)
         items = given(fields, "items")
         if items is not None and kind_of(items) != "array":
             raise wrong_kind("items", "an array")
@@ -145,8 +147,7 @@ def _check_names(fields: Fields, found: Findings) -> None:
     for name in _OTHER_CAPS:  # some servers read it, and it would pass by the cap
         if name in fields:
             raise Refusal("invalid_field", f"`{name}` is a field of chat", f"Give `{_CAP}`")
-    for path in unknown_keys(fields, _KNOWN, ""):
-        found.new_key(path)
+    found.new_fields(fields, _KNOWN)
     if (options := given(fields, "stream_options")) is not None:
         for path in unknown_keys(fields_of(options, "stream_options"), _STREAM_OPTIONS, "stream_options"):
             found.new_key(path)

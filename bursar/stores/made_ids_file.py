@@ -19,7 +19,7 @@ from zlib import crc32
 import msgspec
 
 from bursar.core.errors import Refusal
-from bursar.core.made_ids import MadeId, MadeKind
+from bursar.core.made_ids import KINDS, MadeId, MadeKind
 from bursar.ports import Clock
 
 FILE = "made-ids.log"
@@ -51,6 +51,7 @@ class MadeIdsFile:
         self._power = power
         self._spare = spare
         self._teams: dict[str, dict[_Name, MadeId]] = {}  # each in the order in which its ids were made
+        self._makers: dict[str, tuple[str, ...]] | None = None  # id -> teams; None until somebody asks by the id alone
         self._live = 0
         self._lines = 0  # of the file
         self._descriptor = -1
@@ -70,6 +71,24 @@ class MadeIdsFile:
         await self._opened()
         found = self._teams.get(team, {}).get((kind, made_id))
         return found if found is not None and found.expires_at > self._clock.now() else None
+
+    async def any_foreign(self, team: str, ids: Sequence[str]) -> bool:
+        await self._opened()
+        if self._makers is None:
+            self._makers = {}
+            for known in self._teams.values():
+                for one in known.values():
+                    self._list(one.team, one.id)
+        makers, now = self._makers, self._clock.now()
+        for made_id in ids:
+            living = [maker for maker in makers.get(made_id, ()) if self._lives(maker, made_id, now)]
+            if living and team not in living:
+                return True
+        return False
+
+    def _lives(self, team: str, made_id: str, now: int) -> bool:
+        known = self._teams[team]
+        return any((made := known.get((kind, made_id))) is not None and made.expires_at > now for kind in KINDS)
 
     async def forget(self, team: str, kind: MadeKind, made_id: str) -> None:
         await self._opened()
@@ -169,6 +188,7 @@ class MadeIdsFile:
         if team.pop(name, None) is None:  # made again: it moves to the end
             self._live += 1
         team[name] = made
+        self._list(made.team, made.id)
         if len(team) > self._most_of_team:
             self._drop(made.team, next(iter(team)))
         elif self._live > self._most:
@@ -179,8 +199,21 @@ class MadeIdsFile:
         ids = self._teams[team]
         if ids.pop(name, None) is not None:
             self._live -= 1
+            self._unlist(team, name[1])
         if not ids:
             del self._teams[team]
+
+    def _list(self, team: str, made_id: str) -> None:
+        if self._makers is not None and team not in (makers := self._makers.get(made_id, ())):
+            self._makers[made_id] = (*makers, team)
+
+    def _unlist(self, team: str, made_id: str) -> None:
+        """A team may have made the same id as things of two kinds."""
+        if self._makers is None or any((kind, made_id) in self._teams[team] for kind in KINDS):
+            return
+        self._makers[made_id] = tuple(maker for maker in self._makers[made_id] if maker != team)
+        if not self._makers[made_id]:
+            del self._makers[made_id]
 
     # ---- the file, made anew
 

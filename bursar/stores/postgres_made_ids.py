@@ -14,6 +14,9 @@ _KEEP = """INSERT INTO bursar.made_id (team, kind, id, made_at, expires_at, body
     ON CONFLICT (team, kind, id) DO UPDATE
     SET made_at = excluded.made_at, expires_at = excluded.expires_at, body = excluded.body"""
 _FIND = "SELECT body FROM bursar.made_id WHERE team = $1 AND kind = $2 AND id = $3 AND expires_at > $4"
+_FOREIGN = """SELECT EXISTS (SELECT FROM bursar.made_id AS other
+    WHERE other.id = ANY($2) AND other.team <> $1 AND other.expires_at > $3 AND NOT EXISTS (
+        SELECT FROM bursar.made_id AS own WHERE own.id = other.id AND own.team = $1 AND own.expires_at > $3))"""
 _FORGET = "DELETE FROM bursar.made_id WHERE team = $1 AND kind = $2 AND id = $3"
 _LISTED = """SELECT body FROM bursar.made_id
     WHERE team = $1 AND kind = $2 AND expires_at > $3 AND (made_at, id COLLATE "C") {side} ($4, $5)
@@ -58,6 +61,11 @@ class PostgresMadeIds:
             async with self._store.connection() as db:
                 body = await db.fetchval(self._store.sql(_FIND), team, kind, made_id, self._clock.now())
         return None if body is None else made_of(body)
+
+    async def any_foreign(self, team: str, ids: Sequence[str]) -> bool:
+        with named_faults("ids_unavailable", "The ids were not looked up"):
+            async with self._store.connection() as db:
+                return bool(await db.fetchval(self._store.sql(_FOREIGN), team, list(ids), self._clock.now()))
 
     async def forget(self, team: str, kind: MadeKind, made_id: str) -> None:
         with named_faults("ids_unavailable", "The id was not forgotten"):

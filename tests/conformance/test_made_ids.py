@@ -195,3 +195,7 @@ async def test_any_history_against_a_dict(side: Side, acts: list[tuple[str, str,
         if expected is not None and expected.expires_at <= side.clock.now():
             expected = None
         assert await store.find(team, kind, made_id) == expected
+        alive = {(it.team, it.id) for it in model.values() if it.expires_at > side.clock.now()}
+        foreign = {it for maker, it in alive if maker != team and (team, it) not in alive}
+        for asked in ([], [mine + "a"], [mine + "b", mine + "c", mine + "none"]):
+            assert await store.any_foreign(team, asked) == bool(foreign & {*asked})

@@ -10,6 +10,7 @@ from bursar.core.made_ids import MadeId
 from tests.gateway.answers import (
     CLAUDE,
     DONE,
+    MODEL,
     chat,
     chunk,
     completion,
@@ -251,3 +252,79 @@ async def test_an_answer_waits_until_its_ids_are_written_down(make_stand: MakeSt
     stand.made_ids._path = stand.folder / "nowhere" / "made-ids.log"
     exchange = await stand.ask(spoken(), body=chat(**SPEAK))
     assert (exchange.status, exchange.header("x-bursar-ids")) == (200, "not-kept")
+
+
+# ---- fields that Bursar does not know --------------------------------------------------------------------------------
+
+HIDING = {
+    "alone": "file-theirs",
+    "deep": {"a": [{"b": ["file-theirs"]}]},
+    "as a key": {"file-theirs": 1},
+    "escaped": "<file\\u002dtheirs>",
+    "twice": '<{"id": "file-theirs", "id": "file-1"}>',
+}
+
+
+def hiding(value: Any, **body: Any) -> bytes:
+    """A chat with a field that nobody knows. "<...>" stands for itself, unquoted where it is no text."""
+    raw = msgspec.json.encode(chat(brand_new="HERE", **body))
+    if isinstance(value, str) and value.startswith("<"):
+        inside = value[1:-1]
+        return raw.replace(b'"HERE"', (inside if inside.startswith("{") else f'"{inside}"').encode())
+    return raw.replace(b'"HERE"', msgspec.json.encode(value))
+
+
+@pytest.mark.parametrize("value", HIDING.values(), ids=HIDING)
+@pytest.mark.parametrize("kind", ["file", "response"])
+async def test_an_unknown_field_may_not_name_what_others_made(make_stand: MakeStand, value: Any, kind: str) -> None:
+    stand = make_stand()
+    await stand.made_ids.keep([made(stand, "file-1"), made(stand, "file-theirs", team="team-2", kind=kind)])
+    exchange = await stand.ask(body=hiding(value))
+    assert (exchange.status, exchange.word) == (404, "unknown_id")
+    assert stand.upstream.sent == []
+
+
+@pytest.mark.parametrize("value", ["file-1", "file-none", "file-theirs-too", {"x": "a text with file-theirs in it"}, 7])
+async def test_and_all_else_in_it_passes(make_stand: MakeStand, value: Any) -> None:
+    stand = make_stand()
+    await stand.made_ids.keep([made(stand, "file-1"), made(stand, "file-theirs", team="team-2")])
+    body = hiding(value)
+    assert (await stand.ask(completion("Hi", usage(10, 2)), body=body)).status == 200
+    assert stand.upstream.sent[0].body == body
+
+
+async def test_a_field_behind_many_others_is_looked_at_as_well(make_stand: MakeStand) -> None:
+    stand = make_stand()
+    await stand.made_ids.keep([made(stand, "file-theirs", team="team-2")])
+    body = chat(**{f"new_{n}": n for n in range(100)}, last="file-theirs")
+    assert (await stand.ask(body=body)).status == 404
+    crowded = await stand.ask(body=chat(brand_new=[f"word{n}" for n in range(2001)]))
+    assert (crowded.status, crowded.word) == (400, "invalid_field")
+
+
+async def test_a_body_without_unknown_fields_asks_nobody(make_stand: MakeStand) -> None:
+    stand = make_stand()
+    stand.made_ids._path = stand.folder / "nowhere" / "made-ids.log"
+    assert (await stand.ask(completion("Hi", usage(10, 2)), body=chat(temperature=1))).status == 200
+    assert (await stand.ask(completion("Hi", usage(10, 2)), body=chat(brand_new=[1, "no id"]))).status == 200
+    assert (await stand.ask(body=chat(brand_new="file-1"))).word == "ids_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages", message(brand_new="file-theirs")),
+        ("/v1/embeddings", {"model": MODEL, "input": "a", "brand_new": "file-theirs"}),
+        ("/v1/completions", {"model": MODEL, "prompt": "a", "brand_new": "file-theirs"}),
+        ("/v1/responses", {"model": MODEL, "input": "a", "brand_new": "file-theirs"}),
+        ("/v1/conversations", {"items": [], "brand_new": "file-theirs"}),
+        ("/v1/estimate", chat(brand_new="file-theirs")),
+    ],
+)
+async def test_on_every_route(make_stand: MakeStand, path: str, body: dict[str, Any]) -> None:
+    stand = make_stand()
+    await stand.made_ids.keep([made(stand, "file-theirs", team="team-2")])
+    exchange = await stand.ask(path=path, body=body)
+    told = exchange.json["refusal"] if path == "/v1/estimate" and exchange.status == 200 else exchange.json["bursar"]
+    assert told["word"] == "unknown_id"
+    assert stand.upstream.sent == []
