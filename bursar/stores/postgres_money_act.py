@@ -18,12 +18,8 @@ MOST_ENDS = 256
 COUNT_BITS = 39  # of a hold's id; what is above them is the session
 
 # What owners are to be told is kept in the same transaction: `postgres_money_outbox`.
-ACT = """WITH done AS MATERIALIZED (
-        SELECT * FROM bursar.ledger_act_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-            $18, $19, $20, $21, $22, $23, $24, $25, $26)
-    ), kept AS (
-        INSERT INTO bursar.ledger_event (t_ns, told) SELECT d.t_ns, e FROM done d, unnest(d.events) AS e
-    ) SELECT * FROM done"""
+ACT = """CALL bursar.ledger_act_durably_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+    $18, $19, $20, $21, $22, $23, $24, $25, $26, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"""
 
 # The rarer counts, as `usage_more` keeps them.
 MORE = ("cache_write_5m", "cache_write_1h", "audio_input", "audio_output", "image_input", "tool_uses", "service_tier")
