@@ -92,7 +92,7 @@ async def test_a_refused_call_eats_no_requests(pair: Any, asked: Any) -> None:
 
 @pytest.mark.parametrize("answer", [ok, whole_stream, lambda: stream(broken()), broken, unsent, lambda: error(500)])
 async def test_a_slot_is_free_for_the_other_whatever_happened(pair: Any, answer: Any) -> None:
-    """litellm 20256, 17323, 27955: slots that were never released."""
+    """litellm 20256, 17323, 27955, PR 28160: slots that were never released."""
     stands = await pair(SLOT, BY_MODEL)
     for n in range(4):
         assert (await stands[n % 2].ask(answer(), body=chat(stream=True))).word != "concurrency_limited"

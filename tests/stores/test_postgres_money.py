@@ -67,7 +67,10 @@ async def test_parallel_calls_on_all_nodes_do_not_all_pass_a_nearly_empty_budget
 
 
 async def test_any_crowd_on_any_nodes_leaves_a_ledger_that_is_proven(nodes: Nodes) -> None:
-    """Many budgets in any order, tight ones too: no deadlock, all of a call's budgets or none, each hold once."""
+    """litellm 6895, docs db_deadlocks.md: deadlocks, from some ten instances on.
+
+    Many budgets in any order, tight ones too: no deadlock, all of a call's budgets or none, each hold once.
+    """
     dice = random.Random(7)
     names = [f"b{n}" for n in range(12)]
     nodes_ = [await nodes.start() for _ in range(3)]
@@ -197,7 +200,7 @@ async def test_names_that_a_database_cannot_keep_do_not_close_money(nodes: Nodes
 
 
 async def test_a_slow_store_refuses_within_its_time_and_then_at_once(nodes: Nodes) -> None:
-    """LiteLLM's own report: a slow Redis hurt more than a dead one. envoyproxy/ratelimit 462: each call waits."""
+    """litellm post redis_circuit_breaker: slow hurt more than dead. envoyproxy/ratelimit 462: each call waits."""
     money = await nodes.start(hold_s=0.5)
     money.define(budget(1000))
     await until(lambda: is_held(money))  # the first act of all takes its time
@@ -400,6 +403,7 @@ async def test_the_ledger_is_only_ever_added_to(nodes: Nodes, statement: str) ->
 
 
 async def test_the_ledger_has_a_partition_for_this_month_and_those_to_come(nodes: Nodes) -> None:
+    """litellm 16582, PR 11683, Team-Commonly PR 468: tables of spend grew to millions of rows, and all in one piece."""
     money = await nodes.start()
     money.define(budget(1000))
     await money.hold(asking(1))

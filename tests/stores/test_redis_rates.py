@@ -142,7 +142,7 @@ async def test_two_nodes_share_one_limit(nodes: Nodes) -> None:
 
 
 async def test_many_at_once_on_many_nodes_never_pass_a_limit(nodes: Nodes) -> None:
-    """litellm 18730, 16011: concurrent requests passed TPM, and slots overshot."""
+    """litellm 18730, PR 27001, 16011: concurrent requests passed TPM, and slots overshot."""
     cluster = [await nodes.start() for _ in range(4)]
 
     async def call(n: int) -> tuple[bool, bool]:
@@ -216,7 +216,7 @@ async def test_settling_moves_the_counter_by_what_was_used(nodes: Nodes) -> None
 
 
 async def test_a_small_limit_is_usable(nodes: Nodes) -> None:
-    """litellm 28805, 29193, 34728: a reservation above a small limit made it refuse every call, the first one too."""
+    """litellm PR 28805, 29193, 34728: what was reserved exceeded a small limit, which refused even the first call."""
     rates = await nodes.start()
     small = limit("small", "tokens", 50)
     taken = await rates.hold("o", (small,), 1_024, 0, 0.0, 1)
@@ -266,7 +266,7 @@ def test_a_dead_nodes_slots_lapse_within_thirty_seconds() -> None:
 
 
 async def test_a_dead_nodes_slots_are_free_again_and_a_living_ones_are_not(nodes: Nodes) -> None:
-    """litellm 20256, 17323, 27955, 28160: a slot was never released, and each new call made the leak last longer."""
+    """litellm 20256, 17323, 27955, PR 28160: a slot was never released, and each new call made the leak last longer."""
     dead = await nodes.start(lease_s=0.8, beat_s=0.2)
     living = await nodes.start(lease_s=0.8, beat_s=0.2)
     assert await dead.admit("o", (SLOTS,), 0.0, 1) is None
@@ -413,7 +413,10 @@ FAULTS: dict[str, Callable[[FaultProxy], None]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_slow_is_not_worse_than_dead(behind: Nodes, proxy: FaultProxy, fault: str) -> None:
-    """Nobody waits longer than a quarter of a second, and soon nobody waits at all. It heals, without a phantom."""
+    """litellm post redis_circuit_breaker: a slow one hurt more than a dead one.
+
+    Nobody waits longer than a quarter of a second, and soon nobody waits at all. It heals, without a phantom.
+    """
     rates = await behind.start()
     loop = asyncio.get_running_loop()
     FAULTS[fault](proxy)

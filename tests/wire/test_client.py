@@ -252,6 +252,7 @@ async def test_an_end_that_the_loop_has_not_noticed_costs_no_attempt() -> None:
 
 
 async def test_idle_and_open_connections_are_capped() -> None:
+    """litellm post httpx-client: clients fell out of a cache, and their connections stayed or were cut."""
     async with providing(always_ok, max_idle_per_origin=1, max_connections_per_origin=2) as provider:
         gate = asyncio.Event()
 
@@ -423,6 +424,7 @@ async def test_cancelling_while_connecting() -> None:
 
 
 async def test_relay_hands_on_each_piece_at_once() -> None:
+    """Kong 14425, litellm 9491: streams that were buffered on their way."""
     go = asyncio.Event()
     got: list[bytes] = []
 
