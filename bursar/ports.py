@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from bursar.core.audit import Wanted
+from bursar.core.batches import BatchLine, BatchRequest, BatchState, LineResult
 from bursar.core.breaker import Circuit, Outcome
 from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.made_ids import MadeId, MadeKind, Reference
@@ -90,6 +91,18 @@ class UpstreamFacts(Protocol):
         ...
 
 
+class BatchForms(Protocol):
+    """A provider's batch API. What a caller wrote is read strictly, raising Refusal; None: nothing such is told."""
+
+    def request(self, body: bytes) -> BatchRequest: ...
+
+    def line(self, raw: bytes) -> BatchLine: ...
+
+    def state(self, body: bytes) -> BatchState | None: ...
+
+    def result(self, raw: bytes) -> LineResult | None: ...
+
+
 class Dialect(Protocol):
     """One provider API shape. Turns bytes into values and values into bytes; owns no socket."""
 
@@ -97,6 +110,11 @@ class Dialect(Protocol):
 
     @property
     def upstream(self) -> UpstreamFacts: ...
+
+    @property
+    def batches(self) -> BatchForms | None:
+        """None: none of its batches is offered."""
+        ...
 
     def understand(self, route: str, body: bytes) -> Call:
         """Parse strictly what is governed. Raises Refusal(malformed_request | duplicate_field | invalid_field)."""
@@ -231,6 +249,12 @@ class MadeIds(Protocol):
 
     async def forget(self, team: str, kind: MadeKind, made_id: str) -> None:
         """It is gone at the provider. One that is not known is no fault."""
+        ...
+
+    async def swap(self, old: MadeId, new: MadeId) -> bool:
+        """Put `new` in the place of `old`, of the same name, if that is still what is known. It may have been done
+        although a Refusal is raised.
+        """
         ...
 
     async def listed(

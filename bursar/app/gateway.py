@@ -34,11 +34,12 @@ from bursar.core.ledger import LedgerEvent
 from bursar.core.networks import read_networks
 from bursar.core.tokens import digester
 from bursar.gateway.answer import refusal_body, refusal_headers
+from bursar.gateway.batch_jobs import take_up_for_ever
 from bursar.gateway.decisions import Decisions
 from bursar.gateway.explain import refused_at_the_door
 from bursar.gateway.freshness import STALE_AFTER_S
 from bursar.gateway.lease import Leases
-from bursar.gateway.node import Answered, Handed, Node
+from bursar.gateway.node import Answered, BatchRoom, Handed, Node
 from bursar.gateway.pipeline import Pipeline
 from bursar.gateway.uses import UsesFlush
 from bursar.link import messages as m
@@ -105,6 +106,9 @@ class Gateway:
             made_ids=self._backing.made_ids,
             id_lives=settings.ids.lives,
         )
+        limits = settings.batches
+        alone = settings.store.kind == "embedded"
+        self.node.batches = BatchRoom(limits.most_lines, limits.most_bytes, alone=alone)
         self.node.estimate = self._learning.estimate
         self.node.most_top_keys = settings.metrics.top_keys
         self.node.happenings = self._happen
@@ -143,11 +147,13 @@ class Gateway:
         collector.release()
         say_ready(self._spec.ready_fd, Ready(name="gateway"))
         ship = asyncio.create_task(self._ship_for_ever())
+        batches = asyncio.create_task(take_up_for_ever(self.node))
         keep = asyncio.create_task(self._learning.keep_for_ever())
         await vigil.stopped()
         self.node.drains.most = 0  # who leaves from now on, or is cut off at the end, is not read on for
         await self._server.drain(self._spec.config.drain)
         ship.cancel()
+        batches.cancel()
         keep.cancel()
         await self._backing.close()
         await self._learning.keep()

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from bursar.config.batches import Batches
 from bursar.config.breaker import Breaker
 from bursar.config.explain import Explain
 from bursar.config.ids import Ids
@@ -364,6 +365,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tokens: Tokens = Tokens()
     admin: Admin = Admin()
     ids: Ids = Ids()
+    batches: Batches = Batches()
     drain: Seconds = 30  # how long open streams may run on after a stop
 
 

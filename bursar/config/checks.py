@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from bursar.config import Config, Provider, Sink, Store, Transit
+from bursar.config.batches import batches_faults
 from bursar.config.ids import ids_faults
 from bursar.config.login import login_faults
 from bursar.config.secret_stores import secrets_faults
@@ -309,4 +310,5 @@ _RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (
     _tokens,
     login_faults,
     lambda config: ids_faults(config.ids),
+    lambda config: batches_faults(config.batches),
 )

@@ -45,7 +45,7 @@ async def make_emulator_keys(provider_keys: ProviderKeys, providers: Collection[
     for provider in providers:
         address = f"{provider}/*/api_key/{EMULATOR_ENVIRONMENT}/*"
         if address not in present:
-            tags = {"billing_owner": DEMO, "purpose": "inference,embedding"}
+            tags = {"billing_owner": DEMO, "purpose": "inference,embedding,batch"}
             value = Secret(f"emulator-key-for-{provider}")
             await provider_keys.put(ACTOR, address, value, tags, store=EMBEDDED)
 

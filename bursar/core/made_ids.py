@@ -13,7 +13,8 @@ import msgspec
 
 from bursar.core.errors import Refusal
 
-MadeKind = Literal["response", "item", "conversation", "file", "batch", "container", "skill", "audio"]
+# job: our own, of core.batches
+MadeKind = Literal["response", "item", "conversation", "file", "batch", "container", "skill", "audio", "job"]
 KINDS: tuple[MadeKind, ...] = get_args(MadeKind)
 _PARTS = frozenset({"item", "container", "skill", "audio"})  # come with an answer, and are known as long as one
 

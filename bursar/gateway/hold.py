@@ -84,7 +84,8 @@ async def _take_tokens(node: Node, flight: Flight, priced: Priced, number: int, 
     plan, allowed = flight.plan, flight.allowed
     assert plan is not None
     assert allowed is not None
-    top = _affordable(node, flight, priced) if plan.shrink_to_budget and priced.strict else priced.ceiling
+    shrinks = plan.shrink_to_budget and priced.strict and flight.call is not None and flight.call.purpose != "batch"
+    top = _affordable(node, flight, priced) if shrinks else priced.ceiling
     enforced, shadowed, shown = plan.call_bounds(allowed.billed_as, flight.user)
     if number > 1:  # another attempt is not another request
         enforced, shadowed = _on_tokens(enforced), _on_tokens(shadowed)

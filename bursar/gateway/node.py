@@ -37,6 +37,10 @@ class Money(Protocol):
         """Raises the Refusal that `hold` would; nothing is held."""
         ...
 
+    async def correct(self, hold_id: int, delta_pico: int, reason: str) -> None:
+        """Book what was learned after a hold's end. Raises ValueError for one that is open or never was, Refusal."""
+        ...
+
     def define(self, budget: BudgetDef) -> None: ...
 
     def shrink(self, hold_id: int, ceiling_pico: int) -> None: ...
@@ -185,6 +189,17 @@ class OptionMemo:
         self._options[name] = options
 
 
+class BatchRoom:
+    """Of batches: how large one may be, and what this process reads and follows."""
+
+    def __init__(self, lines: int = 50_000, most_bytes: int = 200_000_000, *, alone: bool = True) -> None:
+        self.lines = lines
+        self.most_bytes = most_bytes
+        self.alone = alone  # no other node knows the same batches
+        self.reading = 0  # input files
+        self.jobs: set[str] = set()  # names of those that are followed here
+
+
 class Drains:
     """How many streams are being read on for callers who left: bounded, so that leaving is no attack."""
 
@@ -241,6 +256,7 @@ class Node:
         self.options = OptionMemo()
         self.screens: Sequence[Screen] = ()
         self.drains = Drains()
+        self.batches = BatchRoom()
         self.board: Board | None = None  # how upstreams are; None: nobody keeps count
         self.breaker: Mode = "enforce"
         self.blame: dict[str, tuple[str, int]] = {}  # provider -> the team whose calls it errs on, how often in a row

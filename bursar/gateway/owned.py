@@ -15,6 +15,7 @@ from bursar.core.policy import check_content
 from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts, key_serves, usable_keys
 from bursar.core.uploads import PURPOSES
 from bursar.gateway.admit import admit
+from bursar.gateway.batch_ids import learn_batch
 from bursar.gateway.flight import Flight
 from bursar.gateway.forward import answer_headers, upstream_headers
 from bursar.gateway.guard import guard
@@ -40,6 +41,8 @@ async def ask_about(node: Node, flight: Flight, route: Route) -> None:
     exchange = flight.exchange
     await admit(node, flight)
     body = await exchange.body()
+    if route.owns == "batch":
+        body = b""  # none of its routes takes one
     ids = ids_in(exchange.path)
     made = await find_own(node, flight, Reference(route.owns, ids[0])) if ids else None
     if ids and not all(map(is_id, ids)):
@@ -74,11 +77,15 @@ def account_of(
     """
     assert flight.plan is not None
     purposes: Collection[Purpose] = (purpose or route.purpose,)
-    if made is not None and made.kind == "file":
+    if made is not None and made.kind in ("file", "batch"):
         purposes = PURPOSES.values()
-    team = flight.plan.team_id
+    return find_account(node, flight.plan.team_id, route.name, purposes, made)
+
+
+def find_account(node: Node, team: str, name: str, purposes: Collection[Purpose], made: MadeId | None) -> Option:
+    """`name`: of the route. Raises Refusal(no_provider_key)."""
     for provider in node.providers:
-        if route.name in provider.targets and (made is None or made.provider == provider.name):
+        if name in provider.targets and (made is None or made.provider == provider.name):
             if provider.auth == "none":
                 return _option(provider, no_key(provider.name))
             keys = _keys(node, provider, team, purposes)
@@ -144,9 +151,20 @@ async def _answer(node: Node, flight: Flight, way: Option, made: MadeId | None, 
     body = await response.read(_MOST_BODY)
     if flight.call is not None:
         await keep_made(node, flight, way, way.provider.dialect.made(flight.call, body))
+    elif made is not None and made.kind == "batch":
+        await _learn(node, way, made, body)
     respond(flight, way, response, body)
     if exchange.method == "DELETE" and made is not None and len(ids_in(exchange.path)) == 1:
         await node.made_ids.forget(made.team, made.kind, made.id)
+
+
+async def _learn(node: Node, way: Option, batch: MadeId, body: bytes) -> None:
+    """What the answer tells of a batch is on record before the caller has it. Raises UpstreamFault, Refusal."""
+    forms = way.provider.dialect.batches
+    state = None if forms is None else forms.state(body)
+    if state is None or state.id != batch.id:
+        raise UpstreamFault("malformed", "the answer tells of another batch", sent=True)
+    await learn_batch(node, batch, state)
 
 
 def respond(flight: Flight, way: Option, response: UpstreamResponse, body: bytes) -> None:

@@ -25,6 +25,7 @@ from bursar.gateway import answer
 from bursar.gateway.admit import admit, leave
 from bursar.gateway.attempt import run_attempts
 from bursar.gateway.authenticate import authenticate
+from bursar.gateway.batches import serve_batches
 from bursar.gateway.decide import apply_policy
 from bursar.gateway.deployed import understand_deployed
 from bursar.gateway.explain import explain
@@ -100,13 +101,15 @@ class Pipeline:
         return route
 
     async def _aside(self, node: Node, flight: Flight, route: Route) -> None:
-        """What is answered without a new call to a provider."""
+        """What is no call, or not yet: a batch holds for its calls by itself."""
         if route.kind == "handed":
             await hand_over(node, flight)
         elif route.kind == "owned":
             await ask_about(node, flight, route)
         elif route.kind == "files":
             await serve_files(node, flight, route)
+        elif route.kind == "batches":
+            await serve_batches(node, flight, route)
         elif route.kind == "models":
             list_models(node, flight)
         else:

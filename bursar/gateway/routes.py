@@ -12,7 +12,7 @@ class Route(NamedTuple):
     name: str
     dialect: DialectName
     purpose: Purpose
-    kind: Literal["metered", "models", "handed", "trial", "owned", "files"]
+    kind: Literal["metered", "models", "handed", "trial", "owned", "files", "batches"]
     azure: bool = False  # the caller names deployments: in the path, or as the body's model
     deployment: str = ""  # the one that the path names
     owns: MadeKind = "response"  # of an owned route: what the id in its path names
@@ -28,6 +28,8 @@ _KEPT_RESPONSE = Route("responses", "openai", "inference", "owned", owns="respon
 _KEPT_CONVERSATION = Route("conversations", "openai", "inference", "owned", owns="conversation")
 _FILES = Route("files", "openai", "inference", "files", owns="file")
 _KEPT_FILE = _FILES._replace(kind="owned")
+_BATCHES = Route("batches", "openai", "batch", "batches", owns="batch")
+_KEPT_BATCH = _BATCHES._replace(kind="owned")
 _MODELS = Route("models", "openai", "inference", "models")
 _HANDED = Route("oauth", "openai", "inference", "handed")  # control answers it
 
@@ -38,6 +40,7 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/v1/responses": {"POST": _RESPONSES},
     "/v1/conversations": {"POST": _KEPT_CONVERSATION},
     "/v1/files": {"GET": _FILES, "POST": _FILES},
+    "/v1/batches": {"GET": _BATCHES, "POST": _BATCHES},
     "/v1/messages": {"POST": _MESSAGES},
     "/v1/messages/count_tokens": {"POST": _COUNT},
     "/v1/models": {"GET": _MODELS},
@@ -53,6 +56,11 @@ ROUTES: dict[str, dict[str, Route]] = {
 _HINT = (
     f"Routes: {', '.join(sorted(ROUTES))}; Azure clients: /openai/deployments/NAME/..., /openai/v1/...;"
     " what a call would cost: /v1/estimate"
+)
+_ANTHROPIC_BATCHES = "/v1/messages/batches/"
+_NOT_OFFERED = (
+    "Their cost would not be bounded: send the messages as calls of their own to /v1/messages;"
+    " OpenAI's batches are offered: /v1/batches"
 )
 _DEPLOYED = "/openai/deployments/"
 _AZURE_V1 = "/openai/v1/"
@@ -78,6 +86,8 @@ OWNED: dict[str, dict[str, Route]] = {
     "/v1/conversations/*/items/*": {"GET": _KEPT_CONVERSATION, "DELETE": _KEPT_CONVERSATION},
     "/v1/files/*": {"GET": _KEPT_FILE, "DELETE": _KEPT_FILE},
     "/v1/files/*/content": {"GET": _KEPT_FILE},
+    "/v1/batches/*": {"GET": _KEPT_BATCH},
+    "/v1/batches/*/cancel": {"POST": _KEPT_BATCH},
 }
 _LONGEST_PATH = 1024
 _ID_PLACES = (3, 5)  # among the parts of a path between slashes
@@ -106,6 +116,8 @@ def find_route(method: str, path: str) -> Route:
     methods = ROUTES.get(path) or _owned(path)
     if methods is None and path.startswith("/openai/"):
         methods = _azure_methods(path)
+    if methods is None and (path + "/").startswith(_ANTHROPIC_BATCHES):
+        raise Refusal("not_found", "This Bursar does not offer batches of messages", _NOT_OFFERED)
     if methods is None:
         raise Refusal("not_found", f"There is no route {path[:200]}", _HINT)
     route = methods.get(method)

@@ -12,6 +12,7 @@ from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.errors import Refusal
 from bursar.core.made_ids import Reference
 from bursar.core.parts import Part, Path
+from bursar.ports import BatchForms
 from bursar.providers.anthropic_content import read_blocks, read_cache_control, read_messages, read_tools, takes_cap
 from bursar.providers.anthropic_kept import KeepingMeter, made_in, read_container
 from bursar.providers.anthropic_stream import AnthropicMeter
@@ -86,6 +87,7 @@ class Anthropic:
     """`bursar.ports.Dialect` for the routes "messages" and "count_tokens"."""
 
     name: DialectName = "anthropic"
+    batches: BatchForms | None = None
     upstream = UpstreamFacts(
         paths={"messages": "/v1/messages", "count_tokens": "/v1/messages/count_tokens"},
         auth="x-api-key",

@@ -10,8 +10,9 @@ from typing import Protocol
 from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.made_ids import Reference
 from bursar.core.parts import Part, Path
-from bursar.ports import StreamMeter
+from bursar.ports import BatchForms, StreamMeter
 from bursar.providers import openai_audio
+from bursar.providers.openai_batches import Batches
 from bursar.providers.openai_chat import Chat
 from bursar.providers.openai_completions import Completions
 from bursar.providers.openai_embeddings import Embeddings
@@ -47,6 +48,7 @@ class OpenAI:
     """`bursar.ports.Dialect`: every route of `SURFACES`."""
 
     name: DialectName = "openai"
+    batches: BatchForms | None = Batches()
     upstream = UpstreamFacts(
         paths={
             "chat": "/chat/completions",
@@ -55,6 +57,7 @@ class OpenAI:
             "responses": "/responses",
             "conversations": "/conversations",
             "files": "/files",
+            "batches": "/batches",
         },
         auth="bearer",
         fixed_headers=fixed_headers(),

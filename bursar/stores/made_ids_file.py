@@ -97,9 +97,20 @@ class MadeIdsFile:
             self._drop(team, (kind, made_id))
             await self._settle()
 
+    async def swap(self, old: MadeId, new: MadeId) -> bool:
+        await self._opened()
+        if self._teams.get(old.team, {}).get((old.kind, old.id)) != old:
+            return False
+        self._append([encoded_line(new)])  # nothing was awaited since it was looked at
+        self._take(new)
+        await self._settle()
+        return True
+
     async def listed(
         self, team: str, kind: MadeKind, *, most: int, after: MadeId | None = None, newest_first: bool = True
     ) -> list[MadeId]:
+        if self._descriptor < 0 and not self._path.exists():
+            return []
         await self._opened()
         now = self._clock.now()
         ids = self._teams.get(team, {}).values()

@@ -18,6 +18,7 @@ _FOREIGN = """SELECT EXISTS (SELECT FROM bursar.made_id AS other
     WHERE other.id = ANY($2) AND other.team <> $1 AND other.expires_at > $3 AND NOT EXISTS (
         SELECT FROM bursar.made_id AS own WHERE own.id = other.id AND own.team = $1 AND own.expires_at > $3))"""
 _FORGET = "DELETE FROM bursar.made_id WHERE team = $1 AND kind = $2 AND id = $3"
+_LOCKED = "SELECT body FROM bursar.made_id WHERE team = $1 AND kind = $2 AND id = $3 FOR UPDATE"
 _LISTED = """SELECT body FROM bursar.made_id
     WHERE team = $1 AND kind = $2 AND expires_at > $3 AND (made_at, id COLLATE "C") {side} ($4, $5)
     ORDER BY made_at {way}, id COLLATE "C" {way} LIMIT $6"""
@@ -71,6 +72,15 @@ class PostgresMadeIds:
         with named_faults("ids_unavailable", "The id was not forgotten"):
             async with self._store.connection() as db:
                 await db.execute(self._store.sql(_FORGET), team, kind, made_id)
+
+    async def swap(self, old: MadeId, new: MadeId) -> bool:
+        with named_faults("ids_unavailable", "The id may have been changed or not"):
+            async with self._store.transaction() as db:
+                body = await db.fetchval(self._store.sql(_LOCKED), *old.name)
+                if body is None or made_of(body) != old:
+                    return False
+                await db.execute(self._store.sql(_KEEP), *([value] for value in row_of(new)))
+        return True
 
     async def listed(
         self, team: str, kind: MadeKind, *, most: int, after: MadeId | None = None, newest_first: bool = True

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -150,6 +151,22 @@ async def test_a_listing_is_of_the_team_and_kind_in_the_order_of_making_page_by_
     await store.forget("team-1", "file", "file_3")
     left = await store.listed("team-1", "file", most=9, after=wanted[3], newest_first=False)
     assert left == wanted[4:], "what was deleted meanwhile is still a place in the order"
+
+
+async def test_of_several_who_swap_one_wins(side: Side) -> None:
+    store = await side.again()
+    old = made("job_1", kind="job", team="")
+    one, other = (msgspec.structs.replace(old, about=text) for text in ("a", "b"))
+    assert not await store.swap(old, one), "it is not known"
+    await store.keep([old])
+    done = await asyncio.gather(*(store.swap(old, new) for new in (one, other) * 4))
+    assert done.count(True) == 1
+    for again in (store, await side.again()):
+        assert await again.find("", "job", "job_1") == (one, other)[done.index(True) % 2]
+    assert not await store.swap(old, one)
+    await store.forget("", "job", "job_1")
+    assert not await store.swap(one, other)
+    assert await store.find("", "job", "job_1") is None
 
 
 async def test_many_at_once(side: Side) -> None:

@@ -85,7 +85,9 @@ def test_purposes_and_bad_forms(client: OpenAI, broker: Broker, tenants: Tenants
         assert (
             raw.post(f"{broker.url}/v1/files", json={"purpose": "batch"}).json()["error"]["code"] == "malformed_request"
         )
-        assert raw.post(f"{broker.url}/v1/batches", json={}).json()["error"]["code"] == "not_found"
+        told = raw.post(f"{broker.url}/v1/messages/batches", json={}).json()
+        assert told["error"]["code"] == "not_found"
+        assert "/v1/messages" in told["error"]["message"]
 
 
 def test_a_file_outlives_a_killed_gateway(make_broker: Callable[..., Broker]) -> None:

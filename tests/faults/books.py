@@ -54,7 +54,7 @@ def price_row(charge: Charge) -> Price:
 def price_of(charge: Charge, price: Price | None = None) -> int:
     """What a charge costs in pico-USD by the price table: an arithmetic of its own, for models of one band."""
     price = price or price_row(charge)
-    (band,) = price.bands
+    (band,) = price.tiers.get("batch", price.bands) if charge.tier == "batch" else price.bands
     written = charge.cache_write_5m + charge.cache_write_1h
     plain = charge.input - charge.cached - written
     return (

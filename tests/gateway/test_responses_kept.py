@@ -65,6 +65,9 @@ class Slow:
     async def forget(self, team: str, kind: Any, made_id: str) -> None:
         await self._inner.forget(team, kind, made_id)
 
+    async def swap(self, old: MadeId, new: MadeId) -> bool:
+        return await self._inner.swap(old, new)
+
     async def listed(
         self, team: str, kind: Any, *, most: int, after: MadeId | None = None, newest_first: bool = True
     ) -> list[MadeId]:

@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
             shape = anthropic_answers if arrival.header(b"anthropic-version") else openai_answers
             body = shape.models()
         else:
-            return self._file_page(arrival, path) or self._kept_page(arrival, path)
+            return self._file_page(arrival, path) or self._batch_page(arrival, path) or self._kept_page(arrival, path)
         return head(200, len(body)) + body
 
     def _file_page(self, arrival: Arrival, path: bytes) -> bytes:
@@ -120,6 +120,22 @@ class Connection(asyncio.Protocol):
         if page is None:
             return b""
         status, told = (401, "") if self._desk.wrong(arrival) else page
+        body = told if isinstance(told, bytes) else error_body("chat", status, told)
+        return head(status, len(body)) + body
+
+    def _batch_page(self, arrival: Arrival, path: bytes) -> bytes:
+        """About batches, or b"" where the path names none."""
+        desk, key = self._desk, self._desk.key_of(arrival)
+
+        def read(endpoint: str, body: bytes) -> Request:
+            desk.calls += 1
+            name = desk.next_id()
+            return read_request(name, ROUTES[endpoint.encode()], key, b"", body, desk.seed, desk.kept.before)
+
+        page = desk.batches.page(arrival.method.decode(), path.decode("latin-1"), arrival.body, read)
+        if page is None:
+            return b""
+        status, told = (401, "") if desk.wrong(arrival) else page
         body = told if isinstance(told, bytes) else error_body("chat", status, told)
         return head(status, len(body)) + body
 

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from bursar.providers.emulator.batches import Batches
 from bursar.providers.emulator.bill import Bill, Charge, digest
 from bursar.providers.emulator.counts import Counts
 from bursar.providers.emulator.files import Files
@@ -48,6 +49,7 @@ class Desk:
         self.credentials: Counter[str] = Counter()
         self.kept = Kept()
         self.files = Files()
+        self.batches = Batches(self.files, lambda request, counts, output: self.charge(request, counts, output, "done"))
         self._last: Arrival | None = None
 
     def next_id(self) -> str:
@@ -64,6 +66,10 @@ class Desk:
             self.credentials[known] += 1
             self._last = arrival
         return known
+
+    def key_of(self, arrival: Arrival) -> str:
+        """The digest of a caller's credential."""
+        return digest(arrival.credential())
 
     def wrong(self, arrival: Arrival) -> bool:
         return bool(self._required) and arrival.credential() != self._required

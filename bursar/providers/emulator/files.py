@@ -58,15 +58,22 @@ class Files:
         purpose = _content(parts["purpose"]).decode()
         if purpose not in _PURPOSES:
             return 400, f"'{purpose}' is not one of {sorted(_PURPOSES)} - 'purpose'"
-        content = _content(parts["file"])
+        made_id = self.keep(parts["file"].get_filename() or "upload", purpose, _content(parts["file"]))
+        return 200, msgspec.json.encode(self._files[made_id].shown)
+
+    def keep(self, name: str, purpose: str, content: bytes) -> str:
+        """A new file, and its id."""
         self._made += 1
         made_id = f"file-{time.time_ns():016x}{self._made:08x}"
         shown = {"id": made_id, "object": "file", "bytes": len(content), "created_at": CREATED}
-        shown |= {"filename": parts["file"].get_filename() or "upload", "purpose": purpose, "status": "processed"}
-        self._files[made_id] = _Kept(shown, content)
+        self._files[made_id] = _Kept(shown | {"filename": name, "purpose": purpose, "status": "processed"}, content)
         if len(self._files) > _MOST:
             self._files.popitem(last=False)
-        return 200, msgspec.json.encode(shown)
+        return made_id
+
+    def content(self, made_id: str) -> bytes | None:
+        found = self._files.get(made_id)
+        return None if found is None else found.content
 
 
 def _content(part: email.message.Message) -> bytes:
