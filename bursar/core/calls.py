@@ -36,6 +36,7 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     input_bytes: int  # UTF-8 bytes that can become input tokens (never less than what the provider tokenises)
     prompt_chars: int  # characters of the prompt texts, an upper bound is allowed
     messages: int  # count of messages
+    token_ids: int = 0  # tokens of prompts that came as their ids: exactly so many
     max_tokens: int | None = None  # the LARGEST explicit output cap found (max_tokens, max_completion_tokens, ...)
     max_tokens_field: str = ""  # the field that carried it ("" = none)
     n: int = 1  # choices asked for, of all prompts together, also those that are billed and not shown
@@ -63,6 +64,12 @@ class Call(msgspec.Struct, gc=False, kw_only=True):
     user: str = ""  # the body's own user field: recorded, never trusted
     content: str = ""  # its class, for the estimate (core.content); set when it is priced
     parsed: object = None  # the dialect's private parse, for `rewrite`
+
+    @property
+    def rough_tokens(self) -> int:
+        """Input tokens by a rule of thumb, four bytes each; no fewer than came as ids."""
+        rough = self.input_bytes >> 2
+        return rough if rough > self.token_ids else self.token_ids
 
 
 class Edits(msgspec.Struct, gc=False, kw_only=True):

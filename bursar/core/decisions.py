@@ -91,6 +91,7 @@ class CallFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     input_bytes: int = 0
     prompt_chars: int = 0
     messages: int = 0
+    token_ids: int = 0
     max_tokens: int | None = None
     n: int = 1
     prompts: int = 1
@@ -229,6 +230,7 @@ def facts_of(call: Call) -> CallFacts:
         input_bytes=call.input_bytes,
         prompt_chars=call.prompt_chars,
         messages=call.messages,
+        token_ids=call.token_ids,
         max_tokens=call.max_tokens,
         n=call.n,
         prompts=call.prompts,

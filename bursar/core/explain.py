@@ -18,7 +18,15 @@ from bursar.core.plans import KeyPlan, Rules
 from bursar.core.units import NS_PER_S
 
 QUOTING = frozenset(
-    {"malformed_request", "duplicate_field", "invalid_field", "guard_blocked", "not_found", "unbounded_request"}
+    {
+        "malformed_request",
+        "duplicate_field",
+        "invalid_field",
+        "guard_blocked",
+        "not_found",
+        "unbounded_request",
+        "deployment_unknown",
+    }
 )
 """Words whose message can quote what the caller sent: it is told to him, and not kept."""
 
@@ -142,7 +150,7 @@ def _content_rules(rules: Rules, call: Call, word: str) -> Iterator[RuleAsked]:
         yield _said("models", "models", listed_models(rules), word, "model_not_allowed")
     if rules.purposes is not None:
         yield _said("purposes", "purposes", ", ".join(sorted(rules.purposes)), word, "purpose_not_allowed")
-    sizes = {"max_input_tokens": call.input_bytes >> 2, "max_prompt_chars": call.prompt_chars}
+    sizes = {"max_input_tokens": call.rough_tokens, "max_prompt_chars": call.prompt_chars}
     for name, unit in _PROMPT_SIZES:
         most: int | None = getattr(rules, name)
         if most is not None:

@@ -95,6 +95,10 @@ PLAIN: dict[str, tuple[Lift, ...]] = {
         *_caller("Ask for a model that GET /v1/models lists"),
         *_machine("Or serve it: name it under `providers` in bursar.yaml", "bursar check"),
     ),
+    "deployment_unknown": (
+        *_caller("Name a deployment that is mapped for this team"),
+        by_role("administer", "Map it to a model", "models", "map", "NAME", "MODEL"),
+    ),
     "guard_blocked": _caller("The content has to be changed: a guard is not lifted for a single call"),
     "no_provider_key": (
         by_role("operate", "See which provider keys there are, and for whom", "secrets", "map"),

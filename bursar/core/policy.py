@@ -88,7 +88,7 @@ def decide(  # noqa: PLR0913 - facts of one call
         raise Refusal(
             "model_not_allowed", f"No provider key may be used for {call.model[:100]!r}", "See GET /v1/models"
         )
-    tokens = expected_input or call.input_bytes >> 2
+    tokens = expected_input or call.rough_tokens
     refusal = _content_refusal(rules, call, tokens)
     if refusal is not None:
         raise refusal
@@ -163,7 +163,7 @@ def _model_refusal(call: Call) -> Refusal:
 
 def check_content(plan: KeyPlan, call: Call) -> None:
     """Purpose and size alone, of what is put somewhere for later. Raises Refusal."""
-    refusal = _content_refusal(plan.enforced, call, call.input_bytes >> 2)
+    refusal = _content_refusal(plan.enforced, call, call.rough_tokens)
     if refusal is not None:
         raise refusal
 

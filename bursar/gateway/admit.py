@@ -30,6 +30,14 @@ async def admit(node: Node, flight: Flight) -> None:
         would = await node.rates.admit(plan.owner_id, bounds.shadowed, flight.started, -flight.number)
         if would is not None:
             note_shadow(node, flight, limit_in_shadow(node, would, 1))
+    if flight.trial:  # it has seen that there is room, and may take its time: what it took is for calls
+        give_back(node, flight)
+
+
+def give_back(node: Node, flight: Flight) -> None:
+    """Requests and slots, also those that only the body could name. A second time does nothing."""
+    node.rates.give_back(flight.number)
+    node.rates.give_back(-flight.number)
 
 
 def leave(node: Node, flight: Flight) -> None:
@@ -38,9 +46,12 @@ def leave(node: Node, flight: Flight) -> None:
         return
     flight.admitted = False
     node.in_flight -= 1
-    give_back = node.rates.release if flight.dispatched else node.rates.give_back
-    give_back(flight.number)
-    give_back(-flight.number)
+    if not flight.dispatched:
+        give_back(node, flight)
+        return
+    release = node.rates.release
+    release(flight.number)
+    release(-flight.number)
 
 
 def limit_refusal(limited: Limited) -> Refusal:

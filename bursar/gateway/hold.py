@@ -18,7 +18,7 @@ from bursar.core.limits import Bound, Limited, Reservation
 from bursar.core.policy import Shown
 from bursar.core.prices import worst_output_rate
 from bursar.core.restore import paused_refusal
-from bursar.gateway.admit import limit_refusal
+from bursar.gateway.admit import give_back, limit_refusal
 from bursar.gateway.answer import limit_headers
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node
@@ -63,7 +63,8 @@ async def try_hold(node: Node, flight: Flight, priced: Priced) -> Ceiling:
         top = await _take_tokens(node, flight, priced, 1, taken)
         request = _request(node, flight, priced, top, 1)
     finally:
-        _give_back(node, taken)  # before money is asked: a store takes its time, and others share these tokens
+        _give_back(node, taken)  # before money is asked: a store takes its time, and others share what was taken
+        give_back(node, flight)
     await node.money.try_hold(request)
     return top
 

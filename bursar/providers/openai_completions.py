@@ -61,7 +61,7 @@ class Completions:
             stream=truth(fields, "stream"),
             body=body,
             input_bytes=len(body),
-            prompt_chars=count_chars(body, [fields[name] for name in ("prompt", "suffix") if name in fields]),
+            prompt_chars=_chars(body, fields, prompts),
             messages=prompts.number,
             max_tokens=DEFAULT_OUTPUT if cap is None else cap,
             max_tokens_field="max_tokens",
@@ -72,6 +72,7 @@ class Completions:
             parsed=fields,
         )
         call.wants_usage = wants_usage(fields, found)
+        call.token_ids = prompts.tokens
         call.user = text(fields, "user") or ""
         found.tell(call)
         return call
@@ -119,6 +120,11 @@ def _check_names(fields: Fields, found: Findings) -> None:
     if "max_completion_tokens" in fields:  # some servers read it, and it would pass by the cap
         message = "`max_completion_tokens` is a field of chat"
         raise Refusal("invalid_field", message, "Give `max_tokens`")
+
+
+def _chars(body: bytes, fields: Fields, prompts: Prompts) -> int:
+    texts = ("suffix",) if prompts.tokens else ("prompt", "suffix")
+    return prompts.chars + count_chars(body, [fields[name] for name in texts if name in fields])
 
 
 def _choices_each(fields: Fields) -> int:

@@ -357,6 +357,8 @@ async def test_a_fault_of_ours_costs_the_record_and_nothing_else(
         (f'{{"model": "{CANARY}'.encode(), "/v1/chat/completions"),
         (chat(tools=[{"type": CANARY}], service_tier=CANARY[:40] * 3), "/v1/chat/completions"),
         (chat(), f"/v1/{CANARY}"),
+        (chat(), f"/openai/deployments/{CANARY}/chat/completions"),
+        (chat(model=CANARY), "/openai/v1/chat/completions"),
     ],
 )
 async def test_no_text_of_a_prompt_is_on_record(make_stand: MakeStand, body: Any, path: str, screened: bool) -> None:

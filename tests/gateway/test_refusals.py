@@ -16,6 +16,7 @@ from bursar.gateway import answer
 from bursar.gateway.answer import go_duration, refusal_headers
 from tests.gateway.answers import (
     DONE,
+    MODEL,
     broken,
     ceiling_of,
     chat,
@@ -140,6 +141,7 @@ STAGES: list[tuple[str, dict[str, Any], dict[str, Any], list[Any]]] = [
         {"body": chat(max_tokens=6)},
         [],
     ),
+    ("unknown_id", {}, {"body": chat(messages=[{"role": "assistant", "audio": {"id": "audio-none"}}])}, []),
     ("model_not_found", {"providers": [provider("openai", models=("gpt-*",))]}, {}, []),
     ("no_provider_key", {"provider_keys": [ANTHROPIC_KEY]}, {}, []),
     ("unpriced_model", {"budgets": _HARD}, {"body": chat(model="unheard-of")}, []),
@@ -266,3 +268,22 @@ async def test_a_path_is_repeated_in_part_only(make_stand: MakeStand) -> None:
     stand = make_stand()
     exchange = await stand.ask(path="/v1/" + "x" * 5000)
     assert "x" * 300 not in exchange.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "tokens", "word"),
+    [
+        (Policy(max_prompt_chars=100), 12, None),
+        (Policy(max_prompt_chars=100), 13, "prompt_too_large"),
+        (Policy(max_input_tokens=100), 100, None),
+        (Policy(max_input_tokens=100), 101, "prompt_too_large"),
+    ],
+)
+async def test_a_prompt_of_token_ids_is_no_way_round(
+    make_stand: MakeStand, policy: Policy, tokens: int, word: str | None
+) -> None:
+    stand = make_stand(policy=policy)
+    answer = plain({"choices": [{"text": "Hi"}], "usage": usage(tokens, 1)})
+    body = {"model": MODEL, "prompt": [7] * tokens}
+    exchange = await stand.ask(*[] if word else [answer], path="/v1/completions", body=body)
+    assert exchange.word == word

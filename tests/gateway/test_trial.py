@@ -155,6 +155,36 @@ async def test_a_body_that_no_call_could_have_is_refused_as_a_call_is(make_stand
     assert asked.word is not None
 
 
+async def test_it_holds_no_slot_that_calls_could_have(make_stand: MakeStand) -> None:
+    """However long its body is understood, screened, or its money looked at: slots of the node are everybody's."""
+    limits = (
+        LimitDef(id="slots", unit="concurrency", amount=1, scope="node"),
+        LimitDef(id="of model", unit="concurrency", amount=1, scope="model"),
+        LimitDef(id="tried", unit="concurrency", amount=1, mode="shadow"),
+        LimitDef(id="rpm", unit="requests", amount=1, scope="node"),
+    )
+    stand = make_stand(policy=Policy(limits=limits), budgets=[budget(PLENTY)])
+    seen: list[int] = []
+
+    class Looking(Screen):
+        def look(self, call: Any) -> None:
+            seen.append(sum(stand.rates._in_flight.values()))
+
+    looking, tried = Looking(Refusal("guard_blocked", "No")), stand.journal.try_hold
+
+    async def try_hold(request: Any) -> None:
+        looking.look(None)
+        await tried(request)
+
+    stand.node.screens = [looking]
+    stand.journal.try_hold = try_hold  # type: ignore[method-assign]
+    for body in (chat(), chat(messages=[{"role": "user", "content": "x" * 300_000}])):
+        assert (await estimated(stand, body=body))["decision"] == "run"
+    assert seen == [0, 0, 0, 0]
+    assert (await stand.ask(ok(), body=chat())).status == 200
+    assert seen[4:] == [2], "a call holds its own"
+
+
 async def test_without_a_key_nobody_is_told_anything(make_stand: MakeStand) -> None:
     stand = make_stand()
     exchange = await stand.ask(path=WHOLE, headers={"authorization": "Bearer bsr_no"})

@@ -140,7 +140,25 @@ def test_the_input_ceiling_is_never_below_what_is_billed(prompts: Any, ascii_onl
         call = DIALECT.understand(route, body)
         request = read_request("0" * 24, route, "", b"", body, 0)  # type: ignore[arg-type]
         assert request.input_tokens <= call.input_bytes <= input_ceiling(call, priced(model))
-        assert call.prompt_chars <= len(body)
+        assert call.prompt_chars <= max(len(body), 8 * call.token_ids)
+        assert call.token_ids <= request.input_tokens
+
+
+@pytest.mark.parametrize(("route", "field"), [("completions", "prompt"), ("embeddings", "input")])
+@pytest.mark.parametrize("prompts", [[7] * 100, [[7] * 60, [7] * 40], [[100_000] * 100]])
+def test_ids_of_tokens_count_as_what_they_can_stand_for(route: str, field: str, prompts: Any) -> None:
+    """A digit and a comma are not all the text that a token is."""
+    body = json.dumps({"model": "m", field: prompts}).encode()
+    call = DIALECT.understand(route, body)
+    assert (call.token_ids, call.prompt_chars) == (100, 800)
+    assert call.rough_tokens >= 100
+    as_text = DIALECT.understand(route, json.dumps({"model": "m", field: ["text"] * 100}).encode())
+    assert as_text.token_ids == 0
+
+
+def test_a_suffix_is_text_beside_ids() -> None:
+    call = DIALECT.understand("completions", b'{"model":"m","prompt":[1,2],"suffix":"end"}')
+    assert call.prompt_chars == 16 + len('"end"')
 
 
 def test_each_prompt_has_a_context_window_of_its_own() -> None:
