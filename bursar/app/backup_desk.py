@@ -21,6 +21,9 @@ from bursar.stores.backup import take_backup
 from bursar.stores.backup_file import extract, read_backup
 from bursar.stores.restore_marker import MarkerFile
 
+_FILE = "Name a file that `bursar backup FILE` has written"
+_AUDIT = "Name the audit as another sink has it, a record a line: bursar audit export"
+
 
 def _embedded(config: str | None, data: str | None) -> tuple[Config, Path]:
     settings = read_config(config, data)
@@ -53,7 +56,7 @@ def examine(file: Path) -> Manifest:
     except Refusal as refusal:
         raise _trouble(refusal) from None
     except OSError as fault:
-        raise Trouble(f"{file} cannot be read: {fault.strerror}") from None
+        raise Trouble(f"{file} cannot be read: {fault.strerror}", _FILE) from None
 
 
 def standing(config: str | None, data: str | None) -> list[str]:
@@ -148,7 +151,7 @@ def _looked(folder: Path, file: Path) -> tuple[Restored, replay.Later]:
     except Refusal as refusal:
         raise _trouble(refusal) from None
     except OSError as fault:
-        raise Trouble(f"{file} cannot be read: {fault.strerror}") from None
+        raise Trouble(f"{file} cannot be read: {fault.strerror}", _AUDIT) from None
 
 
 def _trouble(refusal: Refusal) -> Trouble:

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -63,7 +64,7 @@ class Supervisor:
         wake, _ = self._catch_signals()
         try:
             control, gateway = self._start_main(spec)
-            _show(render_banner(self._config, self._folder, control))
+            _show(render_banner(self._config, self._folder, control, _programs()))
             self._watch(wake)
         finally:
             drained = self._stop_all()
@@ -215,6 +216,12 @@ def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # a log that cannot be written is no reason to stop serving
         sys.stderr.write(f"bursar: {text}\n")
         sys.stderr.flush()
+
+
+def _programs() -> str:
+    """The folder with the `bursar` command, where the shell does not find it by itself; else ""."""
+    folder = Path(sys.executable).parent
+    return "" if shutil.which("bursar") or not (folder / "bursar").exists() else str(folder)
 
 
 def _show(text: str) -> None:

@@ -21,6 +21,10 @@ class FileFaults(Faults):
 
     of = "the files have"
 
+    def __init__(self, faults: list[Fault], rest: "Merged | None" = None) -> None:
+        super().__init__(faults)
+        self.rest = rest  # what could be read all the same
+
 
 class Merged(msgspec.Struct, frozen=True, kw_only=True):
     """What the files say together. `places`: section and name -> the file."""
@@ -35,10 +39,11 @@ def read_files(paths: Sequence[Path], *, prune: bool = False) -> Merged:
     for path in paths:
         for file, shown in _below(path, merging):
             merging.take(file, shown)
-    if merging.faults:
-        raise FileFaults(merging.faults)
     given = Given(documents=merging.documents, sources=tuple(sorted(merging.sources)), files=merging.files, prune=prune)
-    return Merged(given=given, places=merging.places)
+    merged = Merged(given=given, places=merging.places)
+    if merging.faults:
+        raise FileFaults(merging.faults, merged)
+    return merged
 
 
 def located(merged: Merged, faults: Iterable[Fault]) -> FileFaults:

@@ -4,6 +4,7 @@ What is found is told by place, kind and fingerprint, never by its text. A finge
 are long and random, so that it cannot be turned back, and the same key is seen to stand in several places.
 """
 
+import fcntl
 import gzip
 import hashlib
 import os
@@ -112,6 +113,8 @@ def _finding(data: bytes, found: Found, path: str, place: tuple[int, int], commi
 def scan_path(path: Path, progress: Progress = lambda _: None) -> Iterator[Finding]:
     """A file, or every file below a folder but those of version control and installed packages. Links are not followed.
 
+    The admin token of a node that runs on this machine is where it belongs, and passed over.
+
     Raises Refusal(scan_unreadable) when `path` itself cannot be read; what cannot be read below it is passed over.
     """
     if not path.exists():
@@ -126,7 +129,7 @@ def scan_path(path: Path, progress: Progress = lambda _: None) -> Iterator[Findi
         )
         for name in sorted(names):
             below = Path(folder) / name
-            if below.is_symlink() or not below.is_file():
+            if below.is_symlink() or not below.is_file() or _is_token_in_use(below):
                 continue
             try:
                 source = _opened(below)
@@ -165,6 +168,20 @@ def scan_history(repository: Path, progress: Progress = lambda _: None) -> Itera
 
 def _is_environment(folder: Path) -> bool:
     return (folder / "pyvenv.cfg").exists()
+
+
+def _is_token_in_use(file: Path) -> bool:
+    """Whether it is the admin token of a running node: its supervisor holds the folder's lock as long as it lives."""
+    if file.name != "admin.token":
+        return False
+    try:
+        with (file.parent / "run" / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def fingerprint(key: bytes) -> str:

@@ -25,6 +25,7 @@ from bursar.faces.cli_login import add_login, sessions_group
 from bursar.faces.cli_map import add_map
 from bursar.faces.cli_models import models_group
 from bursar.faces.cli_money import budgets_group
+from bursar.faces.cli_panels import Ordered, set_panels
 from bursar.faces.cli_prices import Compare, prices_group
 from bursar.faces.cli_replay import LoadPrices, add_policy_test
 from bursar.faces.cli_scan import add_scan
@@ -74,6 +75,7 @@ class Offline:
 def build_cli(offline: Offline) -> typer.Typer:
     app = typer.Typer(
         name="bursar",
+        cls=Ordered,
         help="The broker that stops leaked LLM keys and exploding LLM bills.",
         epilog=EPILOG,
         no_args_is_help=True,
@@ -117,6 +119,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     app.add_typer(tokens_group(locate), name="tokens")
     add_token(app, locate)
     add_scan(app, locate)
+    set_panels(app)
     return app
 
 

@@ -73,7 +73,9 @@ def add_grants(group: typer.Typer, locate: Locate) -> None:
 
 
 def policy_group(locate: Locate) -> typer.Typer:
-    group = typer.Typer(help="The rules of this node, for other systems.", no_args_is_help=True)
+    group = typer.Typer(
+        help="The rules: tried on what has happened, or in the words of other systems.", no_args_is_help=True
+    )
 
     @command(group, "export", locate)
     def export(

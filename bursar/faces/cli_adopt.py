@@ -20,6 +20,7 @@ from bursar.control.adopting import (
     recognised,
     snippet,
 )
+from bursar.control.history import is_whole
 from bursar.control.import_keys import Candidate
 from bursar.control.manifest_files import Merged
 from bursar.control.manifest_plan import Given
@@ -151,7 +152,8 @@ class _Adoption:
             return
         key = f"{self._found.kind} of {self._provider}, from {self._origin}"
         tags = ", ".join(f"{name}={value}" for name, value in self._tags().items())
-        write(self._terminal.out, card({"key": key, "goes to": self._address, "tags": tags}))
+        place = self._address if self._plan["steps"] else f"{self._address}, unless it lies in the vault already"
+        write(self._terminal.out, card({"key": key, "goes to": place, "tags": tags}))
         write_plan(self._terminal.out, self._plan)
 
     def run(self, keys_to: Path | None, try_model: str, yes: bool) -> None:
@@ -207,7 +209,7 @@ class _Adoption:
         """Everything of the directory, as one change -> the virtual key's text, "" if it was there; the version."""
         self._key_id = self._key["id"] if self._key else ""
         if not self._plan["steps"]:
-            return "", 0
+            return "", 0 if entry["tags"].get(MARK) else _made_by(self._terminal, self._key_id)
         on = f"The provider key is sealed as {entry['id']}: to go on, run the same command again; "
         on += f"to leave it, bursar secrets destroy {entry['id']}"
         try:
@@ -222,7 +224,7 @@ class _Adoption:
 
     def _tag(self, entry: dict[str, Any], version: int) -> Trouble | None:
         """Bind owner and adoption to the entry; what went wrong is for the end, when everything is shown."""
-        tags = self._tags() | ({MARK: str(version)} if version or MARK not in entry["tags"] else {})
+        tags = self._tags() | ({MARK: str(version)} if version else {})
         path = f"/provider-keys/{segment(entry['id'])}/tags"
         try:
             self._terminal.api.call("POST", path, {"tags": tags})
@@ -279,6 +281,18 @@ def _there(terminal: Terminal, path: str) -> dict[str, Any] | None:
         if refusal.word != "unknown_id":
             raise
         return None
+
+
+def _made_by(terminal: Terminal, key_id: str) -> int:
+    """The change by which an adoption that broke off has made its virtual key; 0 = another, or it may not be asked."""
+    try:
+        changes = terminal.api.call("GET", "/changes", query={"of": f"key/{key_id}", "limit": 1000})["items"]
+    except ApiRefusal as refusal:
+        if refusal.word != "role_not_allowed":
+            raise
+        return 0
+    made = changes[-1] if changes else {"action": "", "version": 0}  # the oldest is the last
+    return int(made["version"]) if is_whole(made["action"]) else 0
 
 
 def _undo_of(version: str, secret_id: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from bursar.control.manifest_files import Merged, located, read_files
+from bursar.control.manifest_files import FileFaults, Merged, located, read_files
 from bursar.control.manifest_shapes import SECTIONS
 from bursar.control.manifest_yaml import to_yaml
 from bursar.core.strict import Fault
@@ -54,7 +54,7 @@ def _planning(app: typer.Typer, locate: Locate) -> None:
         detailed_exitcode: Detailed = False,
     ) -> None:
         """Show what files would change in the directory, and what was changed past them. Changes nothing."""
-        found = ask_plan(terminal, read_files(file, prune=prune), bool(break_glass))
+        found = ask_plan(terminal, _read(terminal, file, prune), bool(break_glass))
         if terminal.as_json:
             terminal.json(found)
         else:
@@ -73,7 +73,29 @@ def _planning(app: typer.Typer, locate: Locate) -> None:
         yes: Yes = False,
     ) -> None:
         """Show the plan of files, ask, and carry out exactly that: all of it, or nothing."""
-        carry_out(terminal, read_files(file, prune=prune), keys_to, yes, break_glass)
+        carry_out(terminal, _read(terminal, file, prune), keys_to, yes, break_glass)
+
+
+def _read(terminal: Terminal, files: list[Path], prune: bool) -> Merged:
+    """What the files say. Raises FileFaults: faults of their form, and what the node finds wrong with the rest."""
+    try:
+        return read_files(files, prune=prune)
+    except FileFaults as broken:
+        more = _faults_of(terminal, broken.rest) if broken.rest is not None else []
+        if not more:
+            raise
+        raise FileFaults([*broken.faults, *more]) from None
+
+
+def _faults_of(terminal: Terminal, merged: Merged) -> list[Fault]:
+    """What the node says; nothing where it cannot be asked. What is missed may stand in what could not be read."""
+    try:
+        ask_plan(terminal, merged)
+    except FileFaults as faults:
+        return [fault for fault in faults.faults if fault.word != "unknown_id"]
+    except (ApiRefusal, NotReachable, Trouble):
+        return []
+    return []
 
 
 def ask_plan(terminal: Terminal, merged: Merged, take_over: bool = False) -> dict[str, Any]:

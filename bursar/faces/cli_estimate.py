@@ -23,6 +23,9 @@ _PATHS = {
     "completions": "/v1/estimate/completions",
     "embeddings": "/v1/estimate/embeddings",
 }
+_KEY = "Set BURSAR_API_KEY to a Bursar key or token that is good: bursar keys list"
+_SEE = "What is estimated is what is sent: compare with the provider's API, or see bursar estimate --help"
+_MENDS = {"malformed_request": "See where it breaks: python3 -m json.tool FILE"}
 Shape = Literal["auto", "chat", "messages", "completions", "embeddings"]
 
 
@@ -93,7 +96,9 @@ def _ask(url: str, path: str, body: bytes) -> dict[str, Any]:
         found: dict[str, Any] = AdminClient(url, Secret(key), prefix="").call("POST", path, body)
     except ApiRefusal as refusal:
         error = refusal.problem.get("error") or {}
-        raise Trouble(error.get("message", refusal.message), "", REFUSED, error.get("code", refusal.word)) from None
+        word = error.get("code", refusal.word)
+        hint = _MENDS.get(word) or (_KEY if word.startswith(("key_", "token_")) else _SEE)
+        raise Trouble(error.get("message", refusal.message), hint, REFUSED, word) from None
     return found
 
 

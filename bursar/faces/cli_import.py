@@ -208,6 +208,9 @@ def _from_litellm(group: typer.Typer, locate: Locate) -> None:
     ) -> None:
         """Take over a LiteLLM proxy: report each setting, show the plan, apply it. Its keys get new texts."""
         found = convert(_data(file), [_data(path) for path in answer], owner)
+        if all(line.outcome == "left" for line in found.lines):
+            _report(terminal, found)
+            raise Trouble(f"Nothing of LiteLLM was found in {file}", "Name its config.yaml, which has a `model_list`")
         _keep_owner(terminal, found, owner)
         if out is not None:
             _write(out, to_yaml(found.documents))

@@ -27,6 +27,14 @@ _COLUMNS = (
 )
 
 
+_THEIRS = "Revoke each at its provider, then: bursar secrets put PROVIDER < FILE"
+_MENDS = {
+    "bursar-key": "A Bursar key, whose id stands after `bsr_`: bursar keys rotate ID --overlap 0",
+    "bursar-admin-token": "An admin token, whose id stands after `bsa_`: bursar admins remove ID. A node's own opens "
+    "the node: keep its data folder out of images and archives",
+}
+
+
 def add_scan(app: typer.Typer, locate: Locate) -> None:
     @command(app, "scan", locate)
     def scan(
@@ -122,8 +130,9 @@ def _tell(terminal: Terminal, found: list[Finding], meter: Meter, known: int) ->
     write(terminal.out, table([columns[index] for index in kept], cells, "", terminal.out.width))
     keys = len({f.fingerprint for f in found})
     places = f"{len(found)} place{'s' if len(found) > 1 else ''}"
-    told = f"{keys} key{'s' if keys > 1 else ''} in {places}. Revoke each at its provider, then: bursar secrets put"
-    write(terminal.out, Text.assemble(("✗ ", "bold red"), told))
+    write(terminal.out, Text.assemble(("✗ ", "bold red"), f"{keys} key{'s' if keys > 1 else ''} in {places}"))
+    for told in dict.fromkeys(_MENDS.get(f.rule, _THEIRS) for f in found):
+        write(terminal.out, Text.assemble(("  → ", "bold"), told))
     mark = ALLOWED_MARK.decode()
     write(
         terminal.out, Text(f"  One that may stand there: write {mark} on its line, or keep a --baseline", style="dim")

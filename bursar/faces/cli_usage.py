@@ -158,6 +158,7 @@ def _cell(text: str) -> str:
 
 def _show(terminal: Terminal, dims: Sequence[str], rows: Sequence[Row], every: Sequence[Row]) -> None:
     named = any(name for row in rows for name in row["names"])
+    passed = any(Decimal(row["overage_usd"]) for row in rows)
     columns = [
         *(Column(one) for one in dims),
         *([Column("name", spare=1)] if named else []),
@@ -166,8 +167,8 @@ def _show(terminal: Terminal, dims: Sequence[str], rows: Sequence[Row], every: S
         Column("output", right=True),
         Column("cached", right=True, spare=4),
         Column("cost", right=True),
-        Column("overage", right=True, spare=2),
-        Column("of the cost", spare=3),
+        *([Column("overage", right=True, spare=2)] if passed else []),
+        Column("of the cost", keep=True, spare=3),
     ]
     total, most = added(rows), max((Decimal(row["cost_usd"]) for row in rows), default=Decimal(0))
     shown = [*rows, {**total, "groups": ["total", *[""] * (len(dims) - 1)], "name": "", "sum": True}] if rows else []
@@ -177,7 +178,8 @@ def _show(terminal: Terminal, dims: Sequence[str], rows: Sequence[Row], every: S
         overage, cost = Decimal(row["overage_usd"]), Decimal(row["cost_usd"])
         share = "" if row.get("sum") else f"{bar(cost, most)} {_percent(cost, Decimal(total['cost_usd']))}".strip()
         name = [row["name"]] if named else []
-        money = (dollars(row["cost_usd"]), dollars(row["overage_usd"]) if overage else "-", share)
+        over = [dollars(row["overage_usd"]) if overage else "-"] if passed else []
+        money = (dollars(row["cost_usd"]), *over, share)
         return (*row["groups"], *name, *counts, *money)
 
     terminal.rows(shown, columns, cells, _NOTHING)
@@ -186,12 +188,14 @@ def _show(terminal: Terminal, dims: Sequence[str], rows: Sequence[Row], every: S
 
 
 def _show_days(terminal: Terminal, at: int, rows: Sequence[Row]) -> None:
-    """Dollars a day as one line; days without a call count."""
+    """Dollars a day as one line, where there are several; days without a call count."""
     by_day: dict[date, Decimal] = {}
     for row in rows:
         day = date.fromisoformat(row["groups"][at])
         by_day[day] = by_day.get(day, Decimal(0)) + Decimal(row["cost_usd"])
     first, last = min(by_day), max(by_day)
+    if first == last:
+        return
     days = [date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1)]
     most = max(by_day.values())
     said = (

@@ -263,6 +263,15 @@ def test_the_demo_key_is_in_all_that_is_to_be_pasted() -> None:
     assert "EMULATOR" in text
 
 
+def test_the_banner_fits_a_terminal_and_says_what_comes_next() -> None:
+    ready = Ready(name="control", demo_key="bsr_" + "x" * 60, emulator=True)
+    text = render_banner(Config(), FOLDER, ready, "/opt/b/bin")
+    assert [line for line in text.splitlines() if len(line) > 88 and "bsr_" not in line] == []
+    assert 'export PATH="/opt/b/bin:$PATH"' in text
+    assert "bursar adopt TEAM" in text
+    assert "export PATH" not in render_banner(Config(), FOLDER, ready)
+
+
 @pytest.mark.parametrize(
     ("ready", "told"),
     [

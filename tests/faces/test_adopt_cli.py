@@ -197,4 +197,8 @@ def test_what_breaks_off_goes_on_with_the_same_command(cli: Cli, stand: Stand, p
     (sealed,) = cli.json("secrets", "list")
     assert sealed["tags"]["billing_owner"] == "search"
     assert [len(cli.json(group, "list")) for group in ("teams", "keys", "budgets")] == [1, 1, 1]
-    assert "adopted already" in cli("adopt", "search", "--yes", stdin=OPENAI).output
+    again = cli("adopt", "search", "--yes", stdin=OPENAI).output
+    assert "adopted already" in again
+    assert f"bursar adopt --undo {sealed['tags']['adopted_at']}" in again
+    cli("adopt", "--undo", sealed["tags"]["adopted_at"], "--yes")
+    assert not any(state(cli))

@@ -1,9 +1,11 @@
 """`bursar scan` as a person and as CI meet it."""
 
 import dataclasses
+import fcntl
 import json
 import random
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,25 @@ def test_found_by_a_person(tree: Path) -> None:
     assert ".env:2:16" in shown
     assert "1 key in 2 places" in shown
     assert "bursar secrets put" in shown
+
+
+def test_what_mends_it_is_told_by_whose_key_it_is(tree: Path) -> None:
+    (tree / "config").write_text(f"{KEYS['bursar-key']}\n{KEYS['bursar-admin-token']}\n")
+    shown = run(str(tree), code=NOT_VERIFIED).output
+    for told in ("secrets put PROVIDER", "bursar keys rotate ID --overlap 0", "bursar admins remove ID"):
+        assert shown.count(told) == 1
+
+
+def test_the_token_of_a_running_node_is_no_leak_and_that_of_a_copied_folder_is(tree: Path, tmp_path: Path) -> None:
+    node = tmp_path / "node"
+    (node / "run").mkdir(parents=True)
+    (node / "admin.token").write_text(KEYS["bursar-admin-token"])
+    with (node / "run" / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "no key" in run(str(node)).output
+        shutil.copytree(node, tree / "copied")
+        assert "copied/admin.token:1:1" in run(str(tree), code=NOT_VERIFIED).output
+    assert "admin.token:1:1" in run(str(node), code=NOT_VERIFIED).output
 
 
 def test_nothing_found(tmp_path: Path) -> None:

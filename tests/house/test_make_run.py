@@ -30,12 +30,19 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def bare() -> dict[str, str]:
+    """The environment of somebody who has never heard of Bursar, nor of this test environment's programs."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_HOST_ENV)}
+    env = {name: value for name, value in env.items() if not name.endswith("_API_KEY")}
+    own = str(Path(sys.executable).parent)
+    return {**env, "PATH": os.pathsep.join(place for place in env["PATH"].split(os.pathsep) if place != own)}
+
+
 @pytest.fixture
 def started(checkout: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """`make run` under way, its output piped."""
     ports = free_ports(3)
-    env = {name: value for name, value in os.environ.items() if not name.startswith(_HOST_ENV)}
-    env = {name: value for name, value in env.items() if not name.endswith("_API_KEY")}
+    env = bare()
     names = ("DATA", "ADMIN", "METRICS")
     env |= {f"BURSAR_LISTEN__{name}__PORT": str(port) for name, port in zip(names, ports, strict=True)}
     process = subprocess.Popen(
@@ -68,9 +75,19 @@ def test_make_run_starts_from_nothing(started: tuple[subprocess.Popen[str], list
     process, ports = started
     printed = banner(process)
     assert str(ports[0]) in printed
-    (curl,) = re.findall(r"^\s*(curl .*)$", printed, re.MULTILINE)
-    pasted = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=20, check=True)
+    (curl,) = re.findall(r"^(curl .*?[^\\])$", printed, re.MULTILINE | re.DOTALL)
+    pasted = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=60, check=True)
     assert '"choices"' in pasted.stdout
+    (snippet,) = re.findall(r"^(from openai .*?^print.*?)$", printed, re.MULTILINE | re.DOTALL)
+    answered = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, timeout=60, check=True)
+    assert answered.stdout.strip()
+    (path,) = re.findall(r"^  (export PATH=.*)$", printed, re.MULTILINE)
+    typed = f"{path}; bursar usage --by model --url http://127.0.0.1:{ports[1]}; bursar scan ."
+    after = subprocess.run(
+        ["bash", "-c", typed], cwd=checkout, env=bare(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "attempts" in after.stdout or "nothing yet" in after.stdout
+    assert after.returncode == 0, after.stdout + after.stderr  # the node's own token is no leak
     assert (checkout / "bursar-data").is_dir()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: make and what it started get it
     process.wait(20)
