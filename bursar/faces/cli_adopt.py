@@ -291,8 +291,7 @@ def _made_by(terminal: Terminal, key_id: str) -> int:
         if refusal.word != "role_not_allowed":
             raise
         return 0
-    made = changes[-1] if changes else {"action": "", "version": 0}  # the oldest is the last
-    return int(made["version"]) if is_whole(made["action"]) else 0
+    return int(changes[-1]["version"]) if changes and is_whole(changes[-1]["action"]) else 0  # the oldest is the last
 
 
 def _undo_of(version: str, secret_id: str) -> str:

@@ -1,7 +1,8 @@
 """In which order and under which heads `bursar --help` shows the commands: by what somebody has in mind."""
 
+from typing import Any
+
 import typer
-from click import Context
 from typer.core import TyperGroup
 
 PANELS = {
@@ -30,7 +31,7 @@ _ORDER = [name for names in PANELS.values() for name in names]
 class Ordered(TyperGroup):
     """Commands in the order of `PANELS`."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=_ORDER.index)
 
 
