@@ -81,10 +81,10 @@ async def _step(store: Postgres, part: str, number: int, script: str) -> None:
             async with store.transaction() as db:
                 await _apply(db, store, part, number, script)
             return
-        except asyncpg.LockNotAvailableError:
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             if attempt == _ATTEMPTS - 1:
                 raise
-            await asyncio.sleep(0.5)  # what holds the table goes on meanwhile
+            await asyncio.sleep(0.5)  # what holds the table, or has locked tables in another order, goes on meanwhile
 
 
 async def _apply(db: Connection, store: Postgres, part: str, number: int, script: str) -> None:

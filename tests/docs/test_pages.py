@@ -64,6 +64,19 @@ def test_links_lead_somewhere(page: str) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, target
 
 
+def test_each_guarantee_names_the_test_that_shows_it() -> None:
+    """Or says that there is none, and whose promise it is then."""
+    _, _, below = (ROOT / MANY_NODES).read_text().partition("### What is guaranteed, and by which test\n")
+    table = below.strip().split("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
+    assert len(rows) > 8
+    for row in rows:
+        assert len(row) == 5, row
+        named = re.findall(r"`(tests/[\w/]+\.py)`", row[4])
+        assert named or "test" in row[4], row
+        assert all((ROOT / path).is_file() for path in named), row
+
+
 def test_the_money_promise_stands_in_the_readme_word_for_word() -> None:
     """The docs of vercel and those of cloudflare say openly that their caps are soft. These say what holds."""
     readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text().replace("\n> ", " "))

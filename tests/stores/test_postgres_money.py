@@ -379,6 +379,33 @@ async def test_a_key_that_was_switched_off_spends_nowhere_from_that_moment(nodes
     assert isinstance(await tried(money, 1), Held)
 
 
+# ---- a hold that is told is there after a crash
+
+
+async def test_commits_that_wait_for_nothing_are_overruled_in_every_act(nodes: Nodes, database: str) -> None:
+    """`synchronous_commit = off` set for the database: seen from inside of acts that hold, and that settle."""
+    name = database.rpartition("/")[2]
+    await nodes.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    await nodes.sql("CREATE TABLE public.seen (kind integer, setting text)")
+    await nodes.sql(
+        """CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.seen VALUES (NEW.kind, current_setting('synchronous_commit')); RETURN NULL; END $$"""
+    )
+    await nodes.sql("CREATE TRIGGER note AFTER INSERT ON bursar.ledger FOR EACH ROW EXECUTE FUNCTION public.note()")
+    (row,) = await nodes.sql("SELECT current_setting('synchronous_commit') AS setting")
+    assert row["setting"] == "off"
+    money = await nodes.start()
+    money.define(budget(1000))
+    for end in ("post", "void"):
+        held = await money.hold(asking(10))
+        money.post(held.hold_id, settled(7)) if end == "post" else money.void(held.hold_id, "unsent")
+        await money.settled()
+    seen = {
+        (row["kind"], row["setting"]) for row in await nodes.sql("SELECT * FROM public.seen WHERE kind IN (4, 6, 7)")
+    }
+    assert seen == {(4, "on"), (6, "on"), (7, "on")}
+
+
 # ---- the ledger only grows
 
 
