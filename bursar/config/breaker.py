@@ -22,6 +22,7 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     window: Seconds = 30
     open: Seconds = 5  # at first; a try that fails doubles it
     longest: Seconds = 60  # up to this; also what a provider may ask for with Retry-After
+    trial: Seconds = 3  # when it is over one call tries; while that says nothing, one more so often
 
 
 def rule_of(settings: Breaker) -> Rule:
@@ -32,4 +33,5 @@ def rule_of(settings: Breaker) -> Rule:
         window_ms=int(settings.window * 1000),
         open_ms=int(settings.open * 1000),
         longest_ms=int(settings.longest * 1000),
+        try_ms=int(settings.trial * 1000),
     )

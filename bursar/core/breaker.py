@@ -1,9 +1,10 @@
 """Is an upstream well? One circuit a subject: a provider, a provider key, a provider key for one model. The reference.
 
-A circuit is closed (in use), open (left alone until an instant) or half-open (that instant has passed: one call tries).
-It opens after so many failures in a row, or when of enough calls too large a share failed; a try that fails opens it
-for twice as long. What a provider says of one caller's call (400, 404, 429, ...) opens nothing: a 429 makes its key
-busy for that model until the time that the provider named, and then it is only tried after all others.
+A circuit is closed (in use), open (left alone until an instant) or half-open (that instant has passed: one call tries,
+and while it says nothing one more now and then). It opens after so many failures in a row, or when of enough calls too
+large a share failed; a try that fails opens it for twice as long. What a provider says of one caller's call (400, 404,
+429, ...) opens nothing: a 429 makes its key busy for that model until the time that the provider named, and then it is
+only tried after all others.
 
 A circuit is there from its first failure on and forgotten when nothing has failed for a window: of an upstream that is
 well nothing is kept, and nothing is counted. Instants are whole milliseconds; a clock that goes back only waits longer.
@@ -32,7 +33,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     window_ms: int = 30_000
     open_ms: int = 5_000  # at first; each try that fails doubles it
     longest_ms: int = 60_000  # ... up to this; also of what a provider asks for with Retry-After
-    try_ms: int = 30_000  # a try that says nothing for so long is over: another call may try
+    try_ms: int = 3_000  # a try that says nothing for so long is left to itself: another call may try
 
 
 class Circuit(msgspec.Struct):

@@ -58,6 +58,8 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, 
             note_answer(attempt, response, node.clock.now())
             return await _take_error(node, flight, attempt, option.key, response, is_last=is_last)
         attempt.health = "ok"
+        if attempt.tries:
+            let_others_try(node, attempt)
         if is_encoded(response):
             response.abort()  # asked for as it is: what cannot be read cannot be metered
             raise UpstreamFault("malformed", "the answer is encoded", sent=True)
@@ -118,7 +120,6 @@ async def _take_stream(
     assert flight.call is not None
     assert flight.allowed is not None
     assert flight.plan is not None
-    let_others_try(node, attempt)
     exchange = flight.exchange
     meter = attempt.provider.dialect.stream_meter(flight.call, flight.allowed.edits)
     sink: Sink = exchange

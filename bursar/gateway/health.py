@@ -103,7 +103,7 @@ async def may_go(node: Node, option: Option) -> tuple[str, ...] | None:
 
 
 def let_others_try(node: Node, attempt: Attempt) -> None:
-    """Its stream has begun, and may last for minutes: nobody waits for its end to learn the same."""
+    """Its answer has begun, and may last for minutes: nobody waits for its end to learn the same."""
     if node.board is not None:
         for subject in attempt.tries:
             node.board.report(subject, "none", tried=True)

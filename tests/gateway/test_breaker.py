@@ -10,7 +10,7 @@ from bursar.core.breaker import Rule
 from bursar.core.directory import Mode
 from bursar.stores.memory_board import MemoryBoard
 from tests.gateway.answers import IN, OUT, broken, chat, completion, error, stream, unsent, usage
-from tests.gateway.fakes import FakeResponse
+from tests.gateway.fakes import HANG, FakeExchange, FakeResponse, turns
 from tests.gateway.ground import PLENTY, Stand, budget, price_table
 from tests.gateway.test_candidates import TWO_PROVIDERS, two_keys
 
@@ -100,6 +100,64 @@ async def test_one_call_tries_and_an_answer_closes_it(make_stand: MakeStand) -> 
     await asyncio.gather(*map(stand.pipeline.serve, crowd))
     assert [exchange.word for exchange in crowd] == [None, "upstream_unavailable", "upstream_unavailable"]
     assert (await stand.ask(ok(), body=BODY)).status == 200
+
+
+async def test_a_try_that_takes_its_time_keeps_nobody_waiting(make_stand: MakeStand) -> None:
+    """A long answer that is not streamed says nothing until its end: another call tries every `breaker.trial`."""
+    stand = one(make_stand)
+    await fail(stand)
+    stand.clock.advance(5)
+    silent, answered = asyncio.Event(), asyncio.Event()
+    request = stand.upstream.request
+
+    async def slowly(*asked: Any) -> FakeResponse:
+        stand.upstream.request = request  # type: ignore[method-assign]
+        silent.set()
+        await answered.wait()
+        return await request(*asked)
+
+    stand.upstream.request = slowly  # type: ignore[method-assign]
+    slow = stand.exchange(body=BODY)
+    trying = asyncio.create_task(stand.pipeline.serve(slow))
+    await asyncio.wait_for(silent.wait(), 30)
+    assert (await asked_beside(stand)).word == "upstream_unavailable"
+    stand.clock.advance(2.9)
+    assert (await asked_beside(stand)).word == "upstream_unavailable"
+    stand.clock.advance(0.1)
+    assert (await asked_beside(stand, unsent())).word == "upstream_unreachable"  # the second try fails
+    assert (await asked_beside(stand)).word == "upstream_unavailable"
+    stand.clock.advance(10)
+    assert (await asked_beside(stand, ok())).status == 200  # the third brings it back, while the first goes on
+    assert (await asked_beside(stand, ok())).status == 200
+    stand.upstream.will(ok())
+    answered.set()
+    await asyncio.wait_for(trying, 30)
+    assert slow.status == 200
+    stand.at_rest()
+
+
+async def test_when_a_tries_answer_has_begun_others_may_go(make_stand: MakeStand) -> None:
+    stand = one(make_stand)
+    await fail(stand)
+    stand.clock.advance(5)
+    begun = FakeResponse([HANG], 200, {"content-type": "application/json"})
+    stand.upstream.will(begun)
+    slow = stand.exchange(body=BODY)
+    trying = asyncio.create_task(stand.pipeline.serve(slow))
+    await turns(50)
+    assert (await asked_beside(stand, ok())).status == 200
+    begun.abort()
+    await asyncio.wait_for(trying, 30)
+    assert slow.word == "upstream_broken"
+    assert (await asked_beside(stand, ok())).status == 200, "one failure opens nothing that was closed since"
+
+
+async def asked_beside(stand: Stand, *answers: Any) -> FakeExchange:
+    """As `stand.ask`, while another call is under way."""
+    stand.upstream.will(*answers)
+    exchange = stand.exchange(body=BODY)
+    await stand.pipeline.serve(exchange)
+    return exchange
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 529])
