@@ -13,15 +13,14 @@ import msgspec
 
 from bursar.providers.emulator.answer import Answer, answer, error_body
 from bursar.providers.emulator.counts import Counts
-from bursar.providers.emulator.files import Files
+from bursar.providers.emulator.files import FilePage, Files
 from bursar.providers.emulator.request import ROUTES, Request, Unfit
-from bursar.providers.emulator.script import BadScript
+from bursar.providers.emulator.script import BadScript, Script
 
 _MOST = 1_000
 _WINDOW_S = 86_400
 _UNDER_WAY = frozenset({"validating", "in_progress", "finalizing", "cancelling"})
 
-BatchPage = tuple[int, bytes | str]  # status; the body, or what an error says
 Charge = Callable[[Request, Counts, int], None]
 Read = Callable[[str, bytes], Request]  # endpoint, body
 
@@ -33,6 +32,8 @@ class BatchScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     lose: int = 0  # lines that were run and stand in no result file
     counts: Literal["", "zero", "missing"] = ""  # a lie about how many were run
     input_file: str = ""  # a lie about whose input it read
+    create: Script = Script()  # how the request that makes it is answered; it is made all the same
+    away: int = 0  # looks at it that are answered with 503
 
 
 class _Batch:
@@ -43,6 +44,7 @@ class _Batch:
         self.begun = time.monotonic()
         self.done = 0
         self.stop_at = len(lines)
+        self.away = script.away
         self.results: list[dict[str, Any]] = []
         self.errors: list[dict[str, Any]] = []
 
@@ -61,7 +63,7 @@ class Batches:
         self._batches: OrderedDict[str, _Batch] = OrderedDict()
         self._made = 0
 
-    def page(self, method: str, path: str, body: bytes, read: Read) -> BatchPage | None:
+    def page(self, method: str, path: str, body: bytes, read: Read) -> FilePage | None:
         """The answer to a request about batches; None when the path is none of theirs."""
         parts = path.removeprefix("/v1").strip("/").split("/")
         if parts[0] != "batches" or len(parts) > 3:
@@ -70,31 +72,34 @@ class Batches:
             return self._make(body, read) if method == "POST" else self._list(read)
         found = self._batches.get(parts[1])
         if found is None:
-            return 404, f"No batch found with id '{parts[1]}'."
+            return FilePage(404, f"No batch found with id '{parts[1]}'.")
         self._go_on(found, read)
+        if found.away:
+            found.away -= 1
+            return FilePage(503, "The server is overloaded.")
         if parts[2:] == ["cancel"] and found.shown["status"] in _UNDER_WAY:
             self._finish(found, "cancelled")
-        return 200, msgspec.json.encode(found.shown)
+        return FilePage(200, msgspec.json.encode(found.shown))
 
-    def _list(self, read: Read) -> BatchPage:
+    def _list(self, read: Read) -> FilePage:
         for batch in self._batches.values():
             self._go_on(batch, read)
         rows = [batch.shown for batch in reversed(self._batches.values())]
-        return 200, msgspec.json.encode({"object": "list", "data": rows, "has_more": False})
+        return FilePage(200, msgspec.json.encode({"object": "list", "data": rows, "has_more": False}))
 
-    def _make(self, body: bytes, read: Read) -> BatchPage:
+    def _make(self, body: bytes, read: Read) -> FilePage:
         try:
             fields: dict[str, Any] = msgspec.json.decode(body)
             said = (fields.get("metadata") or {}).get("emulator", "{}")
             script = msgspec.json.decode(said, type=BatchScript)
             endpoint, file_id = fields["endpoint"], fields["input_file_id"]
         except (msgspec.DecodeError, KeyError) as error:
-            return 400, f"Invalid request: {error}"
+            return FilePage(400, f"Invalid request: {error}")
         content = self._files.content(file_id)
         if content is None:
-            return 400, f"Invalid file id: {file_id}"
+            return FilePage(400, f"Invalid file id: {file_id}")
         if endpoint.encode() not in ROUTES:
-            return 400, f"Invalid endpoint: {endpoint}"
+            return FilePage(400, f"Invalid endpoint: {endpoint}")
         self._made += 1
         made_id = f"batch_{time.time_ns():016x}{self._made:08x}"
         now = int(time.time())
@@ -111,7 +116,8 @@ class Batches:
             self._batches.popitem(last=False)
         first = msgspec.json.encode(self._counted(batch))  # nothing is done yet, whatever it takes
         self._go_on(batch, read)
-        return 200, first
+        status = script.create.status
+        return FilePage(status, first if status == 200 else "The server had an error.", script.create)
 
     # ---- running
 

@@ -11,8 +11,10 @@ import msgspec
 from bursar.providers.emulator import anthropic_answers, openai_answers
 from bursar.providers.emulator.answer import Answer, answer, error_body, head
 from bursar.providers.emulator.desk import Arrival, Desk
+from bursar.providers.emulator.files import FilePage
 from bursar.providers.emulator.request import ROUTES, Request, Unfit, read_request
 from bursar.providers.emulator.script import HEADER, BadScript
+from bursar.providers.emulator.steps import Step, whole_steps
 
 
 class Connection(asyncio.Protocol):
@@ -80,7 +82,8 @@ class Connection(asyncio.Protocol):
         path = arrival.url.partition(b"?")[0]
         route = ROUTES.get(path)
         if route is None or arrival.method != b"POST":
-            self._transport.write(self._desk_page(arrival, path))
+            steps = self._scripted_page(arrival, path) or [Step(0, self._desk_page(arrival, path))]
+            self._give(None, Answer(steps=steps, counts=None))
             return
         if self._desk.wrong(arrival):
             self._refuse(route, 401)
@@ -110,34 +113,27 @@ class Connection(asyncio.Protocol):
             shape = anthropic_answers if arrival.header(b"anthropic-version") else openai_answers
             body = shape.models()
         else:
-            return self._file_page(arrival, path) or self._batch_page(arrival, path) or self._kept_page(arrival, path)
+            return self._kept_page(arrival, path)
         return head(200, len(body)) + body
 
-    def _file_page(self, arrival: Arrival, path: bytes) -> bytes:
-        """About files, or b"" where the path names none."""
-        media_type = arrival.header(b"content-type").decode("latin-1")
-        page = self._desk.files.page(arrival.method.decode(), path.decode("latin-1"), media_type, arrival.body)
-        if page is None:
-            return b""
-        status, told = (401, "") if self._desk.wrong(arrival) else page
-        body = told if isinstance(told, bytes) else error_body("chat", status, told)
-        return head(status, len(body)) + body
-
-    def _batch_page(self, arrival: Arrival, path: bytes) -> bytes:
-        """About batches, or b"" where the path names none."""
+    def _scripted_page(self, arrival: Arrival, path: bytes) -> list[Step]:
+        """About files and batches, or nothing where the path names none."""
         desk, key = self._desk, self._desk.key_of(arrival)
+        media_type = arrival.header(b"content-type").decode("latin-1")
+        method, place = arrival.method.decode(), path.decode("latin-1")
 
         def read(endpoint: str, body: bytes) -> Request:
             desk.calls += 1
             name = desk.next_id()
             return read_request(name, ROUTES[endpoint.encode()], key, b"", body, desk.seed, desk.kept.before)
 
-        page = desk.batches.page(arrival.method.decode(), path.decode("latin-1"), arrival.body, read)
+        page = desk.files.page(method, place, media_type, arrival.body)
+        page = page or desk.batches.page(method, place, arrival.body, read)
         if page is None:
-            return b""
-        status, told = (401, "") if desk.wrong(arrival) else page
+            return []
+        status, told, script = FilePage(401, "") if desk.wrong(arrival) else page
         body = told if isinstance(told, bytes) else error_body("chat", status, told)
-        return head(status, len(body)) + body
+        return whole_steps(script, head(status, len(body)), body, 0)
 
     def _kept_page(self, arrival: Arrival, path: bytes) -> bytes:
         """About something that was made before, or nothing at all."""
@@ -149,19 +145,21 @@ class Connection(asyncio.Protocol):
         body = error_body("chat", status, str(told)) if status != 200 else msgspec.json.encode(told)
         return head(status, len(body)) + body
 
-    def _give(self, request: Request, given: Answer) -> None:
+    def _give(self, request: Request | None, given: Answer) -> None:
         """At once when nothing waits, else as a task."""
-        if self._desk.latency:
+        if self._desk.latency and request is not None:
             first = given.steps[0]
             given.steps[0] = first._replace(wait=first.wait + self._desk.latency)
         if any(step.wait or step.close for step in given.steps):
             self._task = asyncio.get_running_loop().create_task(self._play(request, given))
             return
-        if given.counts is not None:  # before the answer leaves: whoever has the answer finds it on the bill
+        if (
+            request is not None and given.counts is not None
+        ):  # before the answer leaves: whoever has the answer finds it on the bill
             self._desk.charge(request, given.counts, given.counts.output, "error" if given.bill_whole else "done")
         self._transport.write(b"".join([step.data for step in given.steps]))
 
-    async def _play(self, request: Request, given: Answer) -> None:
+    async def _play(self, request: Request | None, given: Answer) -> None:
         """Step by step. What is billed is what was generated: once it is complete, or when either side breaks off."""
         billing = _Billing(self._desk, request, given)
         try:
@@ -186,7 +184,7 @@ class Connection(asyncio.Protocol):
 class _Billing:
     """Charges one answer once."""
 
-    def __init__(self, desk: Desk, request: Request, given: Answer) -> None:
+    def __init__(self, desk: Desk, request: Request | None, given: Answer) -> None:
         self._desk = desk
         self._request = request
         self._given = given
@@ -201,7 +199,7 @@ class _Billing:
 
     def end(self, how: Literal["abandoned", "disconnected"]) -> None:
         counts = self._given.counts
-        if not self._open or counts is None:
+        if not self._open or counts is None or self._request is None:
             return
         rule = self._request.script.abandoned if how == "abandoned" else "so_far"
         if rule != "none":
@@ -210,4 +208,5 @@ class _Billing:
     def _charge(self, output: int, how: Literal["done", "abandoned", "disconnected", "error"]) -> None:
         self._open = False
         assert self._given.counts is not None
+        assert self._request is not None
         self._desk.charge(self._request, self._given.counts, output, how)
