@@ -77,7 +77,16 @@ class Control:
         look_at = cases.provider_keys.look_at
         releases = Releases(self._secrets.stores, audit, self._clock, look_at=look_at)
         oauth = OAuth(cases.tokens)
-        self._desk = GatewayDesk(cases.directory, releases, self._restored, audit, oauth, vault.pepper, cases.decisions)
+        self._desk = GatewayDesk(
+            cases.directory,
+            releases,
+            self._restored,
+            audit,
+            oauth,
+            vault.pepper,
+            cases.decisions,
+            observing=cases.observing,
+        )
         self._link = ControlEnd(self._desk)
         cases.directory.subscribe(self._link.publish)
         cases.directory.on_replaced(self._link.drop)
@@ -140,6 +149,7 @@ class Control:
         found = keys_in_environment(self._env, config.providers)
         sealed = await seal_environment(self._cases.provider_keys, found) if self._spec.seal_env else []
         demo = await make_demo(self._cases.owners, self._cases.teams, self._cases.keys, self._cases.budgets)
+        await self._cases.observing.make_team()
         stored = self._cases.directory.book.all(ProviderKey)
         away = any(
             state.fault for state in self._cases.provider_keys.stores()

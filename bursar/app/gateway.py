@@ -112,6 +112,9 @@ class Gateway:
         self.node.estimate = self._learning.estimate
         self.node.most_top_keys = settings.metrics.top_keys
         self.node.happenings = self._happen
+        if settings.observe.enabled:
+            self.node.observing.team, self.node.observing.most = settings.observe.team, settings.observe.most
+        self.node.observing.tell = self._seen
         self._board = BoardDesk(settings.breaker, settings.rates, clock, self.node.counters.add, self._happen)
         self.node.board, self.node.breaker = self._board.doorway, settings.breaker.mode
         self.node.decisions = Decisions(boot, **structs.asdict(settings.explain.record))
@@ -263,6 +266,9 @@ class Gateway:
         refused_at_the_door(self.node, request_id, refusal)
         fields = refusal_headers(refusal, "openai", request_id)
         return refusal.rule.status, fields, refusal_body(refusal, "openai", request_id)
+
+    def _seen(self, key_id: str, digest: bytes, provider: str) -> bool:
+        return self._link.send(m.Seen(key_id=key_id, digest=digest, provider=provider))
 
     def _alone(self, why: str) -> None:
         self.node.counters.add("bursar_rates_alone_total", (why,))

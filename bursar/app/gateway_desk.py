@@ -6,6 +6,7 @@ from bursar.control.audit import AuditLog
 from bursar.control.decisions import Decisions
 from bursar.control.directory import Directory
 from bursar.control.metrics import MetricsBoard
+from bursar.control.observing import Observing
 from bursar.control.release import Releases
 from bursar.control.restored import RestoredNode
 from bursar.core.audit import AuditFailed
@@ -23,7 +24,7 @@ _log = logging.getLogger("bursar.control")
 class GatewayDesk:
     """One for all gateways of this control process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is asked for something else
         self,
         directory: Directory,
         releases: Releases,
@@ -32,10 +33,12 @@ class GatewayDesk:
         oauth: OAuth,
         pepper: bytes,
         decisions: Decisions,
+        *,
+        observing: Observing,
     ) -> None:
         self._directory, self._releases, self._restored = directory, releases, restored
         self._audit, self._oauth, self._pepper = audit, oauth, pepper
-        self._decisions = decisions
+        self._decisions, self._observing = decisions, observing
         self.board = MetricsBoard()
         self.rates_alone: dict[str, str] = {}  # node -> why its limits are not shared
 
@@ -81,6 +84,12 @@ class GatewayDesk:
             await self._audit.append(f"node:{node}", word, subject, facts)
         except AuditFailed as fault:
             _log.error("%s of %s could not be recorded: %s", word, subject, fault.message)
+
+    async def seen(self, node: str, key_id: str, digest: bytes, provider: str) -> None:
+        try:
+            await self._observing.see(f"node:{node}", key_id, digest, provider)
+        except (AuditFailed, Refusal) as fault:
+            _log.error("the provider key %s could not be observed: %s", key_id, fault.message)
 
     async def keep_decisions(self, node: str, batch: Batch) -> None:
         for dropped in batch.dropped:

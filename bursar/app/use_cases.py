@@ -24,6 +24,8 @@ from bursar.control.issuer_keys import IssuerKeys
 from bursar.control.key_map import KeyMap
 from bursar.control.keys import Keys
 from bursar.control.manifests import Manifests
+from bursar.control.observed_uses import ObservedUses
+from bursar.control.observing import Observing
 from bursar.control.owners import Owners
 from bursar.control.prices import Prices
 from bursar.control.promotion import Promotions
@@ -72,6 +74,15 @@ class UseCases:
         self.provider_keys = ProviderKeys(
             self.directory, secrets.stores, trail.log, providers, may_reveal=config.secrets.reveal
         )
+        observe = config.observe
+        self.observing = Observing(
+            self.directory,
+            self.provider_keys,
+            self._entropy,
+            pepper,
+            team=observe.team if observe.enabled else "",
+            most=observe.most,
+        )
         self.wrapping_keys = WrappingKeys(stores.vault.store, trail.log, RecoveryWrapper)
         self.prices = Prices(self.directory, load_catalogue(), providers)
         fetch = Fetcher(client, http_loopback=config.tokens.http_loopback)
@@ -113,6 +124,8 @@ class UseCases:
             keys=self.keys,
             budgets=self.budgets,
             provider_keys=self.provider_keys,
+            observing=self.observing,
+            observed_uses=ObservedUses(usage, ledger),
             access=Access(self.directory, policy_places(config)),
             deployments=Deployments(self.directory),
             wrapping_keys=self.wrapping_keys,

@@ -13,6 +13,7 @@ from bursar.config.batches import Batches
 from bursar.config.breaker import Breaker
 from bursar.config.explain import Explain
 from bursar.config.ids import Ids
+from bursar.config.observe import Observe
 from bursar.config.spans import Seconds, Size
 from bursar.core.roles import Role
 
@@ -362,6 +363,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     audit: Audit = Audit()
     metrics: Metrics = Metrics()
     explain: Explain = Explain()
+    observe: Observe = Observe()
     tokens: Tokens = Tokens()
     admin: Admin = Admin()
     ids: Ids = Ids()

@@ -12,6 +12,7 @@ from bursar.config import Config, Provider, Sink, Store, Transit
 from bursar.config.batches import batches_faults
 from bursar.config.ids import ids_faults
 from bursar.config.login import login_faults
+from bursar.config.observe import observe_faults
 from bursar.config.secret_stores import secrets_faults
 from bursar.config.store_url import faults_of_url
 from bursar.core.networks import read_network
@@ -311,4 +312,5 @@ _RULES: tuple[Callable[[Config], Iterator[Fault]], ...] = (
     login_faults,
     lambda config: ids_faults(config.ids),
     lambda config: batches_faults(config.batches),
+    lambda config: observe_faults(config.observe),
 )

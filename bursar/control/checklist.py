@@ -10,10 +10,12 @@ import msgspec
 
 from bursar.control.directory import Directory
 from bursar.control.key_map import MapLine
+from bursar.control.observing import is_closed
 from bursar.control.usage import Usage
 from bursar.control.wrapping_keys import RingState
 from bursar.core.directory import Admin, BudgetDef, LimitDef, LimitUnit, Owner, Policy, Team, VirtualKey
-from bursar.core.ledger_records import UsageRow
+from bursar.core.ledger_records import OBSERVED, SWAPPED, UsageRow
+from bursar.core.observing import is_passed_on
 from bursar.core.units import NS_PER_S
 
 Verdict = Literal["pass", "fail", "unseen"]
@@ -23,6 +25,7 @@ _WINDOW_NS = 7 * _DAY_NS  # how far back use is looked at
 _LONGEST_KEY_NS = 91 * _DAY_NS  # 90, and a day for clocks that differ
 _MOST_GROUPS = 10_000  # a team has three at most
 _NAMED = 3  # so many of those concerned are named; the count says the rest
+_STATIC = ("/key", f"/{OBSERVED}", f"/{SWAPPED}")  # what was shown, behind the team's name
 _TOKENS: frozenset[LimitUnit] = frozenset({"tokens", "input_tokens", "output_tokens"})
 
 
@@ -51,7 +54,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     provider_keys: Sequence[MapLine]
     owners: Sequence[Owner]
     teams: Mapping[str, Team]  # enabled ones
-    keys: Sequence[VirtualKey]  # enabled, of an enabled team, not expired
+    keys: Sequence[VirtualKey]  # enabled, of an enabled team, not expired; without those that are observed only
+    presented: Sequence[VirtualKey]  # ... those whose provider key still lets its application in
     budgets: Sequence[BudgetDef]
     admins: Sequence[Admin]
     by_credential: Sequence[UsageRow]
@@ -83,13 +87,15 @@ class Checklist:
     async def _facts(self) -> Facts:
         book, now = self._directory.book, self._directory.now()
         teams = {team.id: team for team in book.all(Team) if not team.disabled}
+        living = [key for key in book.all(VirtualKey) if _lives(key, teams, now)]
         used = await self._usage.report(("credential",), now - _WINDOW_NS, now, _MOST_GROUPS, "")
         return Facts(
             now=now,
             provider_keys=[line for line in await self._key_map.read() if not line.disabled],
             owners=book.all(Owner),
             teams=teams,
-            keys=[key for key in book.all(VirtualKey) if _lives(key, teams, now)],
+            keys=[key for key in living if not is_passed_on(key.observed)],
+            presented=[key for key in living if key.observed is not None and not is_closed(key, now)],
             budgets=[one for one in book.all(BudgetDef) if not one.deleted],
             admins=[admin for admin in book.all(Admin) if not admin.disabled],
             by_credential=used.rows,
@@ -117,6 +123,21 @@ def _stored(facts: Facts) -> CheckLine:
             "vault", title, told, *(f"bursar secrets put {one.address} < FILE" for one in lying_open[:_NAMED])
         )
     return _passed("vault", title, f"{len(facts.provider_keys)}, sealed or in a store of secrets")
+
+
+def _swapped(facts: Facts) -> CheckLine:
+    """Applications that still hold a provider key of their own."""
+    title = "No application calls with a provider key"
+    if facts.presented:
+        mend = [
+            f"bursar observe {'seal' if is_passed_on(key.observed) else 'close'} {key.id}"
+            + (" < FILE" if is_passed_on(key.observed) else "")
+            for key in facts.presented[:_NAMED]
+        ]
+        loose = sum(is_passed_on(key.observed) for key in facts.presented)
+        told = f"{_some(facts.presented, lambda key: key.name)}: {loose} not in the vault"
+        return _failed("swapped", title, told, *mend)
+    return _passed("swapped", title, "none is observed, or let in beside its virtual key")
 
 
 def _owned(facts: Facts) -> CheckLine:
@@ -153,7 +174,7 @@ def _ending(facts: Facts) -> CheckLine:
 def _short_lived(facts: Facts) -> CheckLine:
     title = "Applications use 15-minute tokens"
     total = sum(row.attempts for row in facts.by_credential)
-    static = sum(row.attempts for row in facts.by_credential if row.group.endswith("/key"))  # team/what was shown
+    static = sum(row.attempts for row in facts.by_credential if row.group.endswith(_STATIC))  # team/what was shown
     if not total:
         return _unseen("tokens", title, "no call in the last seven days")
     share = f"{total - static:,} of {total:,} calls of the last seven days came with a token"
@@ -245,7 +266,7 @@ def _layers(facts: Facts) -> CheckLine:
 
 
 CHECKS: tuple[Callable[[Facts], CheckLine], ...] = (
-    *(_stored, _owned, _tidy, _ending, _short_lived),
+    *(_stored, _swapped, _owned, _tidy, _ending, _short_lived),
     *(_rates, _money, _capped, _layers),
     *(_told, _copied, _people, _recoverable, _rotated, _drilled),
 )

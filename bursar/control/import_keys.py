@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from bursar.core.errors import Refusal
-from bursar.core.key_shapes import look, shown
+from bursar.core.key_shapes import look, provider_named, shown
 from bursar.core.provider_keys import check_address, check_tags, is_tag_name
 from bursar.core.secret import Secret
 from bursar.core.strict import Fault, Faults
@@ -21,7 +21,6 @@ MOST_ROWS = 10_000
 _NAMED = re.compile(r"([A-Z][A-Z0-9_]*?)_API_(?:KEY|TOKEN)(?:_[A-Z0-9_]+)?", re.ASCII)
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*(.*?)\s*\Z", re.ASCII)
 _COMMENT = re.compile(r"\s+#.*\Z")
-_PROVIDERS = {"AWS Bedrock": "bedrock", "Hugging Face": "huggingface", "Vercel": "vercel-ai-gateway"}
 _PART = re.compile(r"[^A-Za-z0-9._:@+%-]+", re.ASCII)
 
 
@@ -136,8 +135,7 @@ def _candidate(name: str, value: str, line: int, environment: str) -> Candidate 
     if named is not None:
         provider = named[1].lower().replace("_", "-")
     if shapes and len({found.shape.owner for found in shapes}) == 1:
-        owner = shapes[0].shape.owner
-        provider = _PROVIDERS.get(owner, owner.lower().replace(" ", "-"))
+        provider = provider_named(shapes[0].shape.owner)
     address = f"{provider}/*/api_key/{environment}/*"
     return Candidate(name=name, address=address, value=Secret(value), kind=_kind(value) or "by its name", line=line)
 

@@ -14,6 +14,7 @@ from bursar.control.naming import check_name, check_tags
 from bursar.control.policies import check_narrows, check_policy
 from bursar.core.directory import BudgetDef, KeySecret, Policy, Team, VirtualKey
 from bursar.core.errors import Refusal
+from bursar.core.observing import is_passed_on
 from bursar.core.secret import Secret
 from bursar.core.tokens import digest, mint
 from bursar.core.units import NS_PER_S
@@ -106,6 +107,9 @@ class Keys:
 
         def decide(book: Book) -> Change:
             key, now = book.get(VirtualKey, key_id), self._directory.now()
+            if is_passed_on(key.observed):
+                message = "The key is observed: its text is its application's own provider key"
+                raise Refusal("invalid_input", message, f"bursar observe seal {key_id} < FILE")
             replaced = _until(key.secrets, now, now + overlap_s * NS_PER_S)
             made[:] = [replace(key, secrets=(KeySecret(digest=self._digest(text)), *replaced))]
             facts: dict[str, str | int] = {"team": key.team_id, "overlap_s": overlap_s}

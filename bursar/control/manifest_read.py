@@ -136,6 +136,7 @@ def _key(entity_id: str, given: KeyManifest, reading: Reading) -> VirtualKey:
         expires_at=given.expires_at,
         disabled=given.disabled,
         tags=tags,
+        observed=present.observed if present else None,
     )
 
 

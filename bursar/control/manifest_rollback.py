@@ -69,7 +69,7 @@ def _as_it_was(now: Entity | None, then: Entity | None) -> Entity | None:
     if now is None or then is None:
         return then
     if isinstance(now, VirtualKey) and isinstance(then, VirtualKey):
-        then = replace(then, secrets=now.secrets)
+        then = replace(then, secrets=now.secrets, observed=now.observed)
     if isinstance(now, VirtualKey | Team | TrustRule) and isinstance(then, VirtualKey | Team | TrustRule):
         return replace(then, disabled=then.disabled or now.disabled)
     return then

@@ -5,6 +5,7 @@ from typing import Literal, TypeVar
 
 from bursar.core.controls import STRENGTH, Control, mode_of, mode_of_limit
 from bursar.core.directory import BudgetDef, Mode, Owner, Policy, Team, VirtualKey
+from bursar.core.ledger_records import OBSERVED
 from bursar.core.networks import read_networks
 from bursar.core.plans import BudgetIndex, KeyPlan, LimitPlan, Rules
 
@@ -50,6 +51,8 @@ def compile_policy(key: VirtualKey, team: Team, owner: Owner, budgets: BudgetInd
         limits=tuple(limits),
         by_provider_key=tuple(limit for limit in limits if limit.definition.scope == "provider_key"),
         budgets=index,
+        credential=OBSERVED if key.observed is not None and not key.observed.secret_id else "",
+        observed=key.observed,
         fixed_budgets=(
             *index.on("key", key.id),
             *index.on("team", team.id),

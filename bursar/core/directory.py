@@ -108,6 +108,18 @@ class KeySecret(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaul
 
     digest: bytes
     expires_at: int | None = None  # ns; end of the overlap for a replaced secret
+    provider: bool = False  # of a provider key that its application still presents (observe mode)
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """What is known of an application that came with its own provider key, and changed only the base URL."""
+
+    provider: str  # as configured: the only place to which the presented key is ever sent
+    since: int  # ns: when its first answer came
+    owner: str = ""  # billing owner in the place of its team's; "" = nobody has said
+    purpose: str = ""  # in a person's words
+    secret_id: str = ""  # of the provider key in the vault, once it is sealed: from then on that one is used
+    sealed_at: int = 0  # ns
 
 
 class VirtualKey(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
@@ -119,6 +131,7 @@ class VirtualKey(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defau
     expires_at: int | None = None  # ns
     disabled: bool = False
     tags: tuple[str, ...] = ()
+    observed: Observed | None = None  # it came into being by a provider key at the door
 
 
 class ProviderKey(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):

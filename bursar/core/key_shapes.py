@@ -132,6 +132,26 @@ SHAPES: tuple[Shape, ...] = (
 )
 BY_ID = {shape.id: shape for shape in SHAPES}
 
+_PROVIDERS = {"AWS Bedrock": "bedrock", "Hugging Face": "huggingface", "Vercel": "vercel-ai-gateway"}
+_NOT_FOR_CALLS = frozenset({"anthropic-admin-key", "anthropic-oauth-token"})  # an API of their own, another header
+
+
+def provider_named(owner: str) -> str:
+    """How a shape's owner is called among providers."""
+    return _PROVIDERS.get(owner, owner.lower().replace(" ", "-"))
+
+
+def provider_of(text: str) -> str:
+    """The provider whose API key a text is, all of it, by its shape alone; "" for none, and for Bursar's own."""
+    if len(text) > LONGEST or not text.isascii():
+        return ""
+    for found in look(text.encode()):
+        whole = (found.start, found.end) == (0, len(text))
+        if whole and found.shape.owner != "Bursar" and found.shape.id not in _NOT_FOR_CALLS:
+            return provider_named(found.shape.owner)
+    return ""
+
+
 _WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 _MORE = re.compile(rb"[A-Za-z0-9_-]")
 _COMPILED = [

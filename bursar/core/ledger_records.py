@@ -16,9 +16,11 @@ from bursar.core.directory import BudgetDef, Mode, SubjectKind, WindowDef
 
 Money = int | str
 Leg = tuple[str, int, int, bool]  # budget id, version of its definition, window number, hard
-Credential = Literal[
-    "", "token", "federation"
-]  # a virtual key itself, a token for one, a token for an outside identity
+Credential = Literal["", "token", "federation", "observed", "swapped"]
+"""A virtual key itself, a token for one, a token for an outside identity; a provider key that is passed on to its
+provider (observe mode), and one at the door in whose place the sealed one is used."""
+OBSERVED: Credential = "observed"
+SWAPPED: Credential = "swapped"
 UsageBy = Literal["key", "team", "owner", "user", "provider", "model", "day", "credential", "purpose"]
 JOINT = "\x1f"
 """Between the names of a group that is by more than one thing; it sorts before whatever a name holds."""

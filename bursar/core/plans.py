@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from bursar.core.directory import BudgetDef, LimitDef, Mode, OverMax, SubjectKind
+from bursar.core.directory import BudgetDef, LimitDef, Mode, Observed, OverMax, SubjectKind
 from bursar.core.discretion import own_bounds
 from bursar.core.errors import Refusal
 from bursar.core.grants import Grant
@@ -136,7 +136,8 @@ class KeyPlan(msgspec.Struct, kw_only=True):
     fixed_budgets: tuple[BudgetDef, ...]  # of key, team, owner, tags and node
     credential: Credential = ""
     caller: str = ""
-    grant: Grant | None = None  # of a token; `parent` is then the plan that it narrows
+    observed: Observed | None = None  # the application came with its own provider key
+    grant: Grant | None = None  # of a token; `parent` is then the plan that it narrows, or of which it is the twin
     parent: "KeyPlan | None" = None
     _models: dict[str, bool] = {}
     _arrivals: dict[str, BoundSet] = {}

@@ -208,6 +208,13 @@ def _grant(record: Record, verb: str, _name: str, effects: Effects) -> None:
     (effects.repeat if verb == "create" else effects.unknown).append(_line(record))
 
 
+def _observe(record: Record, verb: str, name: str, effects: Effects) -> None:
+    """A provider key that was refused at the door would be let in again: its virtual key is paused."""
+    if verb == "close":
+        effects.keys[name] = "observe.close"
+    effects.repeat.append(_line(record))
+
+
 _RULES: dict[str, Callable[[Record, str, str, Effects], None]] = {
     "key": _switch(lambda it: it.keys),
     "team": _switch(lambda it: it.teams),
@@ -221,6 +228,7 @@ _RULES: dict[str, Callable[[Record, str, str, Effects], None]] = {
     "managed": _told,  # files manage it again; what it is stays
     "deployment": _told,  # which model a name stands for; what a key may use of it is the policy's
     "grant": _grant,
+    "observe": _observe,
     "trust": _doors,
     "token": _doors,
 }

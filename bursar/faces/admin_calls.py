@@ -22,6 +22,8 @@ from bursar.control.history import History
 from bursar.control.key_map import KeyMap
 from bursar.control.keys import KeyInput, Keys
 from bursar.control.manifests import Manifests
+from bursar.control.observed_uses import ObservedUses
+from bursar.control.observing import Observing
 from bursar.control.owners import OwnerInput, Owners
 from bursar.control.prices import Prices
 from bursar.control.promotion import Promotions
@@ -62,6 +64,8 @@ class Services:
     keys: Keys
     budgets: Budgets
     provider_keys: ProviderKeys
+    observing: Observing
+    observed_uses: ObservedUses
     access: Access
     deployments: Deployments
     wrapping_keys: WrappingKeys

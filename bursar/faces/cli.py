@@ -25,6 +25,7 @@ from bursar.faces.cli_login import add_login, sessions_group
 from bursar.faces.cli_map import add_map
 from bursar.faces.cli_models import models_group
 from bursar.faces.cli_money import budgets_group
+from bursar.faces.cli_observe import observe_group
 from bursar.faces.cli_panels import Ordered, set_panels
 from bursar.faces.cli_prices import Compare, prices_group
 from bursar.faces.cli_replay import LoadPrices, add_policy_test
@@ -115,6 +116,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     add_explain(app, locate)
     add_adopt(app, locate)
     app.add_typer(import_group(locate), name="import")
+    app.add_typer(observe_group(locate), name="observe")
     app.add_typer(trust_group(locate), name="trust")
     app.add_typer(tokens_group(locate), name="tokens")
     add_token(app, locate)

@@ -6,6 +6,7 @@ from bursar.core.calls import Call
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import ClientGone, Refusal, UpstreamFault
 from bursar.core.policy import Allowed
+from bursar.core.secret import Secret
 from bursar.gateway.flight import Flight
 from bursar.gateway.follow import follow, response_among
 from bursar.gateway.forward import answer_headers, edits_for, upstream_headers
@@ -13,6 +14,7 @@ from bursar.gateway.health import BUSY, learn, let_others_try, may_go, nobody_ma
 from bursar.gateway.hold import shrink, take_hold
 from bursar.gateway.leaving import Leaving
 from bursar.gateway.node import Node, Option
+from bursar.gateway.observing import note_taken, value_of
 from bursar.gateway.own import keep_or_count
 from bursar.gateway.price import Priced
 from bursar.gateway.relay import Relay, Sink
@@ -60,6 +62,8 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, 
         attempt.health = "ok"
         if attempt.tries:
             let_others_try(node, attempt)
+        if option.presented:
+            note_taken(node, flight)
         if is_encoded(response):
             response.abort()  # asked for as it is: what cannot be read cannot be metered
             raise UpstreamFault("malformed", "the answer is encoded", sent=True)
@@ -81,7 +85,10 @@ async def _dispatch(node: Node, flight: Flight, attempt: Attempt, option: Option
     assert flight.call is not None
     assert flight.allowed is not None
     provider = attempt.provider
-    value = None if provider.auth == "none" else (await node.leases.borrow(option.key)).value
+    if option.presented:
+        value: Secret | None = value_of(flight)
+    else:
+        value = None if provider.auth == "none" else (await node.leases.borrow(option.key)).value
     if flight.exchange.gone:
         raise ClientGone  # nobody waits for it, and nothing is spent yet
     body = provider.dialect.rewrite(flight.call, edits_for(option, flight.call, flight.allowed.edits))

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from bursar.core.controls import would_refuse
 from bursar.core.errors import Refusal
+from bursar.core.ledger_records import OBSERVED
 from bursar.core.networks import caller_address
 from bursar.core.restore import paused_refusal
 from bursar.core.tokens import parse
 from bursar.gateway.flight import Flight
 from bursar.gateway.freshness import check_fresh
 from bursar.gateway.node import Node
+from bursar.gateway.observing import plan_of_stranger, present, refused_provider_key
 from bursar.gateway.shadow import note_shadow
 from bursar.ports import Exchange
 
@@ -39,13 +41,17 @@ def authenticate(node: Node, flight: Flight) -> None:
     now = node.clock.now()
     if found is None:
         text = presented_key(flight.exchange.headers)
-        plan = node.tokens.plan_of(text, digest, now)
+        plan = node.tokens.plan_of(text, digest, now) or plan_of_stranger(node, text, digest)
         if plan is None:
             check_fresh(node, None)
-            raise _unknown(text)
+            raise _unknown(node, text)
         flight.plan = plan
+        if plan.credential == OBSERVED:
+            present(node, flight, text, digest)
     else:
         plan = flight.plan = found.plan
+        if plan.credential == OBSERVED:
+            present(node, flight, presented_key(flight.exchange.headers), digest)
         if found.expires_at is not None and now >= found.expires_at:
             raise Refusal("key_expired", "This secret of the key has been replaced", "Use the key's new secret")
     plan.check_alive(now)
@@ -89,14 +95,10 @@ def presented_key(headers: dict[str, str]) -> str:
     return text
 
 
-def _unknown(text: str) -> Refusal:
+def _unknown(node: Node, text: str) -> Refusal:
     """Say what can be said without repeating the text."""
     if not text.startswith("bsr_"):
-        return Refusal(
-            "key_invalid",
-            "This is not a Bursar key",
-            "Applications hold a Bursar key (bsr_...), never a provider key; get one with `bursar keys create`",
-        )
+        return refused_provider_key(node, text)
     if parse(text) is None:
         return Refusal("key_invalid", "The key is mistyped or cut off (its checksum is wrong)", "Copy it again, whole")
     return Refusal("key_invalid", "The key is not known here", "See `bursar keys list`")

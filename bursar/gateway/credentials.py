@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 
 from bursar.core.directory import VirtualKey
+from bursar.core.ledger_records import OBSERVED
+from bursar.core.observing import swapped
 from bursar.core.policy import KeyPlan
 
 
@@ -67,6 +69,10 @@ class Credentials(Mapping[bytes, Credential]):
         plan = self._plan_of(key)
         if plan is None:
             return None
-        (expires_at,) = (secret.expires_at for secret in key.secrets if secret.digest == digest)
-        made = self._made[digest] = Credential(plan, expires_at)
+        (secret,) = (secret for secret in key.secrets if secret.digest == digest)
+        if plan.credential == OBSERVED and not secret.provider:
+            return None  # its calls go up with the key that they come with, and this is none
+        if plan.credential != OBSERVED and secret.provider:
+            plan = swapped(plan)
+        made = self._made[digest] = Credential(plan, secret.expires_at)
         return made

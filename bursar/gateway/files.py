@@ -12,6 +12,7 @@ import msgspec
 
 from bursar.core.errors import Refusal, UpstreamFault
 from bursar.core.made_ids import MadeId, Maker, Reference, is_id
+from bursar.core.observing import is_passed_on
 from bursar.core.policy import check_purpose
 from bursar.core.uploads import Upload, read_upload
 from bursar.gateway.admit import admit
@@ -20,12 +21,13 @@ from bursar.gateway.flight import Flight
 from bursar.gateway.forward import upstream_headers
 from bursar.gateway.node import Node, Option
 from bursar.gateway.own import find_own
-from bursar.gateway.owned import account_of, respond, send
+from bursar.gateway.owned import account_of, respond, send, value_for
 from bursar.gateway.routes import Route
 from bursar.gateway.upstream_errors import fault_refusal, is_encoded
 from bursar.ports import UpstreamResponse
 
 _MOST_ANSWER = 2**16  # bytes: what a provider says of one file
+_MOST_PAGE = 2**24  # bytes: a provider's own list
 _MOST_NAME = 255  # characters of a file's name that are kept
 _MOST_LISTED = 1_000  # a page; OpenAI's longest has 10,000, and its clients ask for what follows
 _MOST_LOOKED_AT = 10_000  # files in one request, whatever they were uploaded for
@@ -60,7 +62,9 @@ _NO_FILE = "the answer tells of no file"
 async def serve_files(node: Node, flight: Flight, route: Route) -> None:
     """Raises Refusal(purpose_not_allowed | unknown_id | ids_unavailable | no_provider_key | invalid_field | ...)."""
     await admit(node, flight)
-    if flight.exchange.method == "GET":
+    if flight.exchange.method == "GET" and flight.plan is not None and is_passed_on(flight.plan.observed):
+        await _pass_on(node, flight, route)
+    elif flight.exchange.method == "GET":
         await _list(node, flight)
     else:
         await _upload(node, flight, route)
@@ -87,11 +91,11 @@ async def _upload(node: Node, flight: Flight, route: Route) -> None:
         raise fault_refusal(node, way.provider, fault) from fault
 
 
-async def _read(response: UpstreamResponse) -> bytes:
+async def _read(response: UpstreamResponse, most: int = _MOST_ANSWER) -> bytes:
     if is_encoded(response):
         response.abort()
         raise UpstreamFault("malformed", "the answer is encoded", sent=True)
-    return await response.read(_MOST_ANSWER)
+    return await response.read(most)
 
 
 def _checked(told: bytes, upload: Upload) -> _File:
@@ -115,19 +119,29 @@ async def _keep(node: Node, flight: Flight, way: Option, route: Route, file: _Fi
         await node.made_ids.keep([msgspec.structs.replace(one, about=_encode(file).decode()) for one in made])
     except Refusal:
         with suppress(UpstreamFault, Refusal):  # it stays at the provider, where no team can name it
-            await _take_away(node, way, route, file.id)
+            await _take_away(node, flight, way, route, file.id)
         raise
 
 
-async def _take_away(node: Node, way: Option, route: Route, file_id: str) -> None:
-    provider = way.provider
-    value = None if provider.auth == "none" else (await node.leases.borrow(way.key)).value
+async def _take_away(node: Node, flight: Flight, way: Option, route: Route, file_id: str) -> None:
+    provider, value = way.provider, await value_for(node, flight, way)
     target = f"{provider.targets[route.name]}/{file_id}"
     response = await node.upstream.ask(provider, "DELETE", target, upstream_headers(provider, None, value), b"")
     await response.read(_MOST_ANSWER)
 
 
 # ---- listing
+
+
+async def _pass_on(node: Node, flight: Flight, route: Route) -> None:
+    """To the account of the provider key that the call came with: the list is its own."""
+    way = account_of(node, flight, route)
+    try:
+        response = await send(node, flight, way, route, b"")
+        if response is not None:
+            respond(flight, way, response, await _read(response, _MOST_PAGE))
+    except UpstreamFault as fault:
+        raise fault_refusal(node, way.provider, fault) from fault
 
 
 async def _list(node: Node, flight: Flight) -> None:

@@ -1,6 +1,6 @@
 """One request under way: what each stage has learned so far, and what must be given back at the end."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -9,11 +9,19 @@ from bursar.core.decisions import RuleAsked
 from bursar.core.errors import Refusal
 from bursar.core.made_ids import MadeId
 from bursar.core.policy import Allowed, KeyPlan
+from bursar.core.secret import Secret
 from bursar.gateway.routes import Route
 from bursar.ports import Exchange
 
 if TYPE_CHECKING:
     from bursar.gateway.price import Priced
+
+
+class Presented(NamedTuple):
+    """A provider key that came with its call, to go up with it."""
+
+    value: Secret
+    digest: bytes
 
 
 class Flight(msgspec.Struct, kw_only=True):
@@ -29,6 +37,7 @@ class Flight(msgspec.Struct, kw_only=True):
     dialect: DialectName = "openai"
     route: Route | None = None
     plan: KeyPlan | None = None
+    presented: Presented | None = None  # observe mode
     user: str = ""
     admitted: bool = False  # holds a concurrency lease
     call: Call | None = None

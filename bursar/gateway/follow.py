@@ -62,7 +62,10 @@ async def _follow(node: Node, flight: Flight, attempt: Attempt, option: Option, 
 async def _look(node: Node, attempt: Attempt, option: Option, made_id: str) -> bytes | None:
     """The ended response, b"" when there is none any more, None while it goes on. Raises UpstreamFault, Refusal."""
     provider = attempt.provider
-    value = None if provider.auth == "none" else (await node.leases.borrow(option.key)).value
+    if option.presented:
+        value = attempt.key_value  # for as long as its work goes on
+    else:
+        value = None if provider.auth == "none" else (await node.leases.borrow(option.key)).value
     headers = upstream_headers(provider, None, value)
     target = f"{provider.targets['responses']}/{made_id}"
     response: UpstreamResponse = await node.upstream.ask(provider, "GET", target, headers, b"")

@@ -6,7 +6,7 @@ from bursar.core.routing import rank_keys, usable_keys
 from bursar.gateway.answer import header_lines, id_fields
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Provider
-from bursar.gateway.price import served
+from bursar.gateway.served import served
 
 _CREATED = 0  # neither price table nor configuration knows when a model was made
 _PURPOSES = ("inference", "embedding")
@@ -30,13 +30,19 @@ def usable_models(node: Node, flight: Flight) -> dict[str, str]:
     assert plan is not None
     keys = usable_keys(node.tenants.provider_keys.values())
     found: dict[str, str] = {}
+    observed = plan.observed
+    own = observed.provider if observed is not None and not observed.secret_id else ""
     for provider in node.providers:
+        if own not in ("", provider.name):
+            continue
         for model in _names(node, provider):
             if model not in found and plan.allows_model(model) and served(provider, model)[0]:
                 priced_as = served(provider, model)[1]
                 asked = provider.name, priced_as, plan.team_id
-                if provider.auth == "none" or any(
-                    rank_keys(keys, *asked, purpose, node.tenants.use_grants) for purpose in _PURPOSES
+                if (
+                    own
+                    or provider.auth == "none"
+                    or any(rank_keys(keys, *asked, purpose, node.tenants.use_grants) for purpose in _PURPOSES)
                 ):
                     found[model] = provider.name
     return found

@@ -21,6 +21,7 @@ from bursar.core.prices import PriceTable
 from bursar.gateway.counters import Counters
 from bursar.gateway.decisions import Decisions
 from bursar.gateway.lease import Leases
+from bursar.gateway.strangers import Observing
 from bursar.gateway.tenants import Tenants
 from bursar.gateway.tokens import Tokens
 from bursar.ports import Board, Clock, Dialect, EventSplitter, MadeIds, UpstreamResponse
@@ -164,6 +165,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     key: ProviderKey
     upstream_model: str
     priced_as: str  # the model by whose price it is billed
+    presented: bool = False  # it goes with the key that its call came with
 
 
 OptionName = tuple[str, str, str, str]  # team, dialect, model, purpose
@@ -249,6 +251,7 @@ class Node:
         self.decisions = Decisions(boot)
         self.tenants = Tenants(money.define)
         self.tokens = Tokens(self.tenants, money.define)
+        self.observing = Observing()
         self.proxies: tuple[Network, ...] = ()  # whose word on the caller's address is taken
         self.forwarded_header = "x-forwarded-for"
         self.control: HandOver = nobody_there

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from bursar.core.errors import Refusal
 from bursar.core.made_ids import MadeId, Maker, Reference, is_id, unknown_id
+from bursar.core.observing import is_passed_on
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Option
 
@@ -28,6 +29,9 @@ async def check_references(node: Node, flight: Flight) -> None:
     Raises Refusal(unknown_id | ids_unavailable | invalid_field).
     """
     assert flight.call is not None
+    assert flight.plan is not None
+    if is_passed_on(flight.plan.observed):
+        return  # the key that the call came with goes up with it: what it may name, its provider knows
     await _check_loose(node, flight, flight.call.loose)
     for reference in flight.call.refers:
         found = await find_own(node, flight, reference)

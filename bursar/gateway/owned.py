@@ -11,8 +11,10 @@ from bursar.core.calls import Purpose
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import ClientGone, Refusal, UpstreamFault
 from bursar.core.made_ids import MadeId, Reference, is_id, unknown_id
+from bursar.core.observing import is_passed_on
 from bursar.core.policy import check_content
 from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts, key_serves, usable_keys
+from bursar.core.secret import Secret
 from bursar.core.uploads import PURPOSES
 from bursar.gateway.admit import admit
 from bursar.gateway.batch_ids import learn_batch
@@ -20,6 +22,7 @@ from bursar.gateway.flight import Flight
 from bursar.gateway.forward import answer_headers, upstream_headers
 from bursar.gateway.guard import guard
 from bursar.gateway.node import Node, Option, Provider
+from bursar.gateway.observing import is_own, note_taken, presented_way, value_of
 from bursar.gateway.own import check_references, find_own, keep_made
 from bursar.gateway.price import no_key
 from bursar.gateway.routes import Route, ids_in
@@ -44,7 +47,9 @@ async def ask_about(node: Node, flight: Flight, route: Route) -> None:
     if route.owns == "batch":
         body = b""  # none of its routes takes one
     ids = ids_in(exchange.path)
-    made = await find_own(node, flight, Reference(route.owns, ids[0])) if ids else None
+    assert flight.plan is not None
+    known = ids and not is_passed_on(flight.plan.observed)  # else whose it is, its provider knows
+    made = await find_own(node, flight, Reference(route.owns, ids[0])) if known else None
     if ids and not all(map(is_id, ids)):
         raise unknown_id(route.owns)
     if exchange.method == "POST" and route.owns == "conversation":
@@ -76,6 +81,9 @@ def account_of(
     What a file was uploaded for was asked when it was uploaded: afterwards any purpose of its provider key will do.
     """
     assert flight.plan is not None
+    observed = flight.plan.observed
+    if is_passed_on(observed):
+        return presented_way(node, flight, route.name)
     purposes: Collection[Purpose] = (purpose or route.purpose,)
     if made is not None and made.kind in ("file", "batch"):
         purposes = PURPOSES.values()
@@ -89,6 +97,8 @@ def find_account(node: Node, team: str, name: str, purposes: Collection[Purpose]
             if provider.auth == "none":
                 return _option(provider, no_key(provider.name))
             keys = _keys(node, provider, team, purposes)
+            if observed is not None:
+                keys = [key for key in keys if is_own(node, observed, provider.name, key.id)]
             if made is not None and made.secret in node.tenants.provider_keys:
                 keys = [key for key in keys if key.id == made.secret]
             if keys:
@@ -121,7 +131,7 @@ async def send(
 ) -> UpstreamResponse | None:
     """None = the provider said no, in its own words, and the caller has them. Raises UpstreamFault, Refusal."""
     exchange, provider = flight.exchange, way.provider
-    value = None if provider.auth == "none" else (await node.leases.borrow(way.key)).value
+    value = await value_for(node, flight, way)
     if exchange.gone:
         raise ClientGone
     rest = exchange.path.removeprefix(f"{_PREFIX}/{route.name}")
@@ -136,7 +146,15 @@ async def send(
         flight.word = "upstream_error"
         respond(flight, way, response, told)
         return None
+    if way.presented:
+        note_taken(node, flight)
     return response
+
+
+async def value_for(node: Node, flight: Flight, way: Option) -> Secret | None:
+    if way.presented:
+        return value_of(flight)
+    return None if way.provider.auth == "none" else (await node.leases.borrow(way.key)).value
 
 
 async def _answer(node: Node, flight: Flight, way: Option, made: MadeId | None, response: UpstreamResponse) -> None:

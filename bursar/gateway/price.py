@@ -4,7 +4,6 @@ Ways are looked up once per (team, dialect, model, purpose) and directory versio
 """
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -18,8 +17,10 @@ from bursar.core.policy import KeyPlan, unpriced_refusal
 from bursar.core.prices import Band, Price
 from bursar.core.routing import EMULATOR_ENVIRONMENT, address_parts, rank_keys, usable_keys
 from bursar.gateway.flight import Flight
-from bursar.gateway.node import Node, Option, Provider
+from bursar.gateway.node import Node, Option
+from bursar.gateway.observing import own_ways, presented_ways
 from bursar.gateway.own import bound_ways
+from bursar.gateway.served import served
 from bursar.gateway.shadow import note_shadow
 
 _NOTHING = Ceiling(0, 0, 0, 0, 0, 0)  # what counting tokens can cost: providers do it for free
@@ -36,10 +37,13 @@ class Priced(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def find_options(node: Node, flight: Flight) -> list[Option]:
-    """Every way to serve the call, best first. Raises Refusal(model_not_found | no_provider_key)."""
+    """Every way to serve the call, best first. Raises Refusal(model_not_found | no_provider_key | key_invalid)."""
     call, plan = flight.call, flight.plan
     assert call is not None
     assert plan is not None
+    observed = plan.observed
+    if observed is not None and not observed.secret_id:
+        return presented_ways(node, flight)
     name = (plan.team_id, call.dialect, call.model, call.purpose)
     found = node.options.find(name, node.tenants.version)
     if found is None:
@@ -48,6 +52,8 @@ def find_options(node: Node, flight: Flight) -> list[Option]:
             node.options.keep(name, found)
         else:
             raise _nobody(node, call)
+    if observed is not None:
+        found = own_ways(node, observed, found)
     return found if flight.bound is None else bound_ways(node, flight.bound, found)
 
 
@@ -72,20 +78,6 @@ def _options(node: Node, call: Call, team_id: str) -> Iterator[Option]:
 def no_key(provider: str) -> ProviderKey:
     """Stands where a provider takes no key (a local server, say): nothing is stored, released or sent."""
     return ProviderKey(id="", version=0, address=f"{provider}/*/none/*/*", billing_owner="")
-
-
-def served(provider: Provider, asked: str) -> tuple[str, str]:
-    """The upstream's own name for a model and the one it is priced by; ("", "") when the provider does not serve it.
-
-    `provider/model` names the provider explicitly.
-    """
-    prefix, _, rest = asked.partition("/")
-    model = rest if rest and prefix == provider.name else asked
-    if model in provider.deployments:
-        return model, provider.deployments[model]
-    if any(fnmatchcase(model, pattern) for pattern in provider.models):
-        return model, model
-    return "", ""
 
 
 def _nobody(node: Node, call: Call) -> Refusal:
@@ -146,7 +138,8 @@ def _price_way(node: Node, flight: Flight, option: Option, *, first: bool) -> Pr
     if found is None:
         if budgets.hard or plan.enforced.refuses_unpriced:
             raise unpriced_refusal(call)
-        found = node.prices.dearest(option.provider.prices, node.clock.now()) or free_price(option)
+        dearest = None if option.presented else node.prices.dearest(option.provider.prices, node.clock.now())
+        found = dearest or free_price(option)
     elif first and budgets.tried and not budgets.hard and unbounded_reason(call, found, allowed.output_cap):
         note_shadow(node, flight, would_refuse("budgets", "hard", "unbounded_request"))
     top = (
@@ -167,7 +160,8 @@ def _price_way(node: Node, flight: Flight, option: Option, *, first: bool) -> Pr
 
 
 def free_price(option: Option) -> Price:
-    """For a provider of whose models none has a price (a local server, say) and whom no hard budget minds: nothing.
+    """For a provider of whose models none has a price (a local server, say), or an observed call of a model that has
+    none, and whom no hard budget minds: nothing.
 
     Its id says so in every ledger row.
     """

@@ -27,6 +27,8 @@ from bursar.core.directory import (
 )
 from bursar.core.errors import Refusal
 from bursar.core.grants import Grant, narrow, token_revoked
+from bursar.core.ledger_records import OBSERVED, SWAPPED
+from bursar.core.observing import swapped
 from bursar.core.policy import BudgetIndex, KeyPlan, compile_policy
 from bursar.gateway.credentials import Credentials
 
@@ -42,6 +44,7 @@ class Tenants:
         self.owners: dict[str, Owner] = {}
         self.teams: dict[str, Team] = {}
         self.keys: dict[str, VirtualKey] = {}
+        self.observed: set[str] = set()  # ids of those whose application still presents its provider key
         self.budgets: dict[str, BudgetDef] = {}
         self.provider_keys: dict[str, ProviderKey] = {}
         self.grants: dict[str, AccessGrant] = {}
@@ -79,6 +82,7 @@ class Tenants:
             table.clear()
         self.by_digest.clear()
         self._plans.clear()
+        self.observed.clear()
         self._keys_of_team.clear()
         self._index = BudgetIndex(())
         for budget in dropped:
@@ -104,8 +108,16 @@ class Tenants:
         if plan.grant is not None:
             return plan if self._stands(plan.grant) and found is plan.parent else self.narrowed(plan.grant)
         if found is None:
+            if plan.credential == OBSERVED:
+                return plan  # the directory hears of it when its provider has taken it
             raise Refusal("key_disabled", "The key was removed", "Ask the team's owner for another")
+        if plan.credential == SWAPPED and found.observed is not None and found.observed.secret_id:
+            return plan if found is plan.parent else swapped(found)
         return found
+
+    def compiled(self, key: VirtualKey, team: Team, owner: Owner) -> KeyPlan:
+        """The plan of a key that is not in the directory."""
+        return compile_policy(key, team, owner, self._index)
 
     def narrowed(self, grant: Grant) -> KeyPlan:
         """The plan of a token. Raises Refusal(token_revoked) when what it stands on is gone."""
@@ -162,11 +174,14 @@ class Tenants:
                 of_team[team_id].add(key_id)
             else:
                 of_team[team_id] = {key_id}
+            if key.observed is not None and not key.observed.secret_id:
+                self.observed.add(key_id)
         self.by_digest.add(keys)
 
     def _remove(self, kind: str, entity_id: str) -> None:
         if kind == "key" and (key := self.keys.pop(entity_id, None)) is not None:
             self._keys_of_team.get(key.team_id, set()).discard(entity_id)
+            self.observed.discard(entity_id)
             self._plans.pop(key.id, None)
             self.by_digest.remove(key)
         elif kind == "price":
@@ -213,6 +228,8 @@ class Tenants:
         owner = self.owners.get(team.owner_id) if team is not None else None
         if team is None or owner is None:
             return None
+        if key.observed is not None and key.observed.owner in self.owners:
+            owner = self.owners[key.observed.owner]
         found = self._plans[key.id] = compile_policy(key, team, owner, self._index)
         return found
 

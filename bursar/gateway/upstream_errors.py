@@ -2,6 +2,7 @@
 
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import Refusal, UpstreamFault
+from bursar.core.observing import is_presented
 from bursar.core.secret import Secret
 from bursar.gateway.forward import without_key
 from bursar.gateway.node import Node, Provider
@@ -31,7 +32,7 @@ async def read_error(
     body = without_key(await response.read(_MOST_BODY), value)
     if is_encoded(response):
         body = b""  # nobody can read it, nor see whether the key stands in it
-    if provider.dialect.upstream.rejects_key(response.status, body):
+    if provider.dialect.upstream.rejects_key(response.status, body) and not is_presented(key.id):  # else: the caller's
         node.leases.forget(key.id)
         node.happenings("upstream_key_refused", key.id, {"provider": provider.name, "status": response.status})
         return body, Refusal(

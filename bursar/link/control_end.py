@@ -66,6 +66,10 @@ class Services(Protocol):
 
     async def happened(self, node: str, word: str, subject: str, facts: dict[str, str | int]) -> None: ...
 
+    async def seen(self, node: str, key_id: str, digest: bytes, provider: str) -> None:
+        """Never raises: what cannot be kept is told again."""
+        ...
+
 
 class ControlEnd:
     """Serves gateways; `publish` and `revoke` reach every one that is connected."""
@@ -165,6 +169,8 @@ class ControlEnd:
                 self._start(self._uses(node, message, channel))
             case m.Happened():
                 self._start(self._services.happened(node, message.word, message.subject, message.facts))
+            case m.Seen():
+                self._start(self._services.seen(node, message.key_id, message.digest, message.provider))
             case m.Decided():
                 self._start(self._decided(node, message.batch, channel))
             case m.Handed():

@@ -68,6 +68,14 @@ class Handed(Message):
         return f"Handed({self.method} {self.path}, ***)"
 
 
+class Seen(Message):
+    """A provider has taken a provider key that came to the door, and the directory does not know it. By its digest."""
+
+    key_id: str
+    digest: bytes
+    provider: str
+
+
 class Happened(Message):
     """Something an owner or operator must learn of: overage, threshold, unreconciled holds, a refused provider key."""
 
@@ -155,7 +163,7 @@ class LeaseRevoked(Message):
     version: int
 
 
-ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened | Handed | Decided
+ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened | Handed | Decided | Seen
 ToGateway = (
     Welcome | Changed | Fresh | LeaseGranted | LeaseRefused | LeaseRevoked | UsesRecorded | HandedBack | DecisionsTaken
 )

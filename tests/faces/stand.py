@@ -31,6 +31,8 @@ from bursar.control.issuer_keys import IssuerKeys
 from bursar.control.key_map import KeyMap
 from bursar.control.keys import Keys
 from bursar.control.manifests import Manifests
+from bursar.control.observed_uses import ObservedUses
+from bursar.control.observing import Observing
 from bursar.control.owners import Owners
 from bursar.control.policy_export import Place
 from bursar.control.prices import Prices
@@ -220,6 +222,8 @@ class Stand:
             keys=Keys(directory, entropy, PEPPER),
             budgets=Budgets(directory),
             provider_keys=self.provider_keys,
+            observing=Observing(directory, self.provider_keys, entropy, PEPPER, team="observed", most=3),
+            observed_uses=ObservedUses(usage, self.ledger),
             access=Access(directory, self.places),
             deployments=Deployments(directory),
             wrapping_keys=wrapping_keys,
