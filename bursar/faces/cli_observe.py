@@ -47,7 +47,7 @@ def _reading(group: typer.Typer, locate: Locate) -> None:
             raise Trouble(f"There is no state {state[:40]!r}", f"One of {', '.join(_STATES)}", USAGE)
         columns = (
             Column("id", keep=True),
-            Column("name"),
+            Column("name", keep=True),
             Column("provider", spare=1),
             Column("state"),
             Column("first seen (UTC)", spare=3),
@@ -141,7 +141,7 @@ def _naming(group: typer.Typer, locate: Locate) -> None:
         body = {"subject": whom, "way": "promote", "controls": control}
         done = terminal.api.call("POST", "/promotions", body)
         moved = ", ".join(done["moved"])
-        said = f"{whom}: {moved} enforced; back: bursar demote {whom}" if moved else f"{whom}: nothing was in shadow"
+        said = f"{whom}: {moved} enforced" if moved else f"{whom}: nothing was in shadow"
         terminal.done(said, done)
 
 

@@ -1,9 +1,12 @@
-"""What has to be there before a page is read: mostly nothing; for the guide to secrets a Vault with a key in it."""
+"""What has to be there before a page is read: mostly nothing; a Vault with a key in it, or a provider of its own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from tests.providers.emulated import Emulated
 from tests.vault.fake import FakeVault
 
 _POLICY = 'path "secret/*" { capabilities = ["create", "read", "update", "patch", "delete", "list"] }'
@@ -12,6 +15,15 @@ _POLICY = 'path "secret/*" { capabilities = ["create", "read", "update", "patch"
 @contextmanager
 def ground_of(page: str) -> Iterator[dict[str, Any]]:
     """Settings and environment of the broker that the page is read beside."""
+    if page == "docs/observe.md":
+        with TemporaryDirectory() as folder:
+            provider = Emulated(Path(folder))
+            try:
+                real = {"base_url": f"{provider.url}/v1", "allow_private": True}
+                yield {"config": {"observe": {"enabled": True}, "providers": {"openai": real}}}
+            finally:
+                provider.stop()
+        return
     if page != "docs/secrets.md":
         yield {}
         return

@@ -92,7 +92,7 @@ def test_official_clients_with_their_own_keys(observing: Broker, upstream: Emula
     assert usage[first["id"]]["name"] == "observed openai 1"
     kinds = observing.cli("usage", "--by", "credential").stdout
     assert "observed" in kinds
-    seen = observing.cli("audit", "search", "--action", "observe.see").stdout
+    seen = observing.cli("audit", "search", "--act", "observe.see").stdout
     assert first["id"] in seen
 
 
@@ -194,7 +194,7 @@ def test_a_team_of_its_own_and_the_step_to_enforcing(make_broker: Callable[..., 
 
 
 def test_off_a_provider_key_is_refused_with_what_to_do(broker: Broker) -> None:
-    with client(broker) as plain, pytest.raises(openai.AuthenticationError, match="observe[.]enabled"):
+    with client(broker) as plain, pytest.raises(openai.AuthenticationError, match=r"observe\.enabled"):
         say(plain)
     assert broker.cli_json("observe", "list") == []
     assert "observe.enabled" in broker.cli("observe", "list").stdout
