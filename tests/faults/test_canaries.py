@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import random
 import secrets
 import signal
 import socket
@@ -16,13 +17,17 @@ import httpx
 import pytest
 
 from bursar.core.secret import Secret
+from bursar.faces.admin_observe import ObservedSeal
 from bursar.faces.admin_routes import ROUTES
 from bursar.faces.admin_secrets import SecretPut, SecretShown
 from bursar.faces.admin_shapes import KeyMinted, KeyView
+from bursar.gateway.flight import Presented
 from bursar.gateway.lease import Lease
 from bursar.providers.emulator.bill import digest
+from tests.core.key_samples import samples
 from tests.e2e.broker import Broker
 from tests.e2e.tenants import Tenants
+from tests.faults.books import until
 from tests.faults.caller import ask, asking, script
 from tests.providers.emulated import Emulated
 from tests.vault.fake import FakeVault
@@ -60,6 +65,7 @@ class Canaries:
         names = ("provider", "environment", "proxy", "prompt", "answer")
         names += ("vault_token", "secret_id", "in_vault", "in_mount")
         self.planted = {name: canary(name) for name in names}
+        self.planted["presented"] = samples(random.SystemRandom())["openai-key"]  # its application's own
 
     def seen_in(self, data: bytes) -> list[str]:
         return [
@@ -147,16 +153,17 @@ def planted(
         "models": ["proxied-model"],
         "deployments": {"proxied-model": "gpt-4o-mini"},
     }
+    providers["openai"] = {"base_url": f"{upstream.url}/v1", "allow_private": True, "timeouts": {"head": "700ms"}}
     env = {
         "OPENAI_API_KEY": canaries.planted["environment"],
         "HTTPS_PROXY": f"http://user:{canaries.planted['proxy']}@127.0.0.1:{closed}",
         "VAULT_TOKEN": canaries.planted["vault_token"],
     }
-    config = {"providers": providers, "secrets": secret_stores}
+    config = {"providers": providers, "secrets": secret_stores, "observe": {"enabled": True}}
     running = Broker(tmp_path_factory.mktemp("planted"), config=config, env=env)
     try:
         running.start()
-        for name in set(providers) - {"vaulted", "mounted"}:
+        for name in set(providers) - {"vaulted", "mounted", "openai"}:
             put = {"address": f"{name}/*/api_key/prod/*", "value": canaries.planted["provider"]}
             put |= {"tags": {"billing_owner": "demo", "purpose": "inference"}, "allow_duplicate": True}
             answer = running.admin("POST", "/v1/admin/provider-keys", json=put)
@@ -229,6 +236,41 @@ def test_no_caller_is_told(planted: Broker, canaries: Canaries, upstream: Emulat
     canaries.absent("the refusal of a wrong admin token", guess.content)
 
 
+def test_a_provider_key_at_the_door_is_told_to_nobody(planted: Broker, canaries: Canaries, upstream: Emulated) -> None:
+    """Observed, refused, sealed, closed: it went to its provider, and stands nowhere else, as the next tests see."""
+    text = canaries.planted["presented"]
+    bodies = {name: {**body, "model": "gpt-4o-mini"} for name, body in calls(canaries).items()}
+
+    async def all_calls() -> dict[str, Any]:
+        answers = {name: ask(planted.data_port, text, body) for name, body in bodies.items()}
+        answers["foreign"] = ask(planted.data_port, text, {**bodies["fine"], "model": "fine-model"})
+        return dict(zip(answers, await asyncio.gather(*answers.values()), strict=True))
+
+    assert asyncio.run(ask(planted.data_port, text, bodies["fine"])).status == 200
+    answers = asyncio.run(all_calls())
+    assert answers["foreign"].word == "key_invalid"
+    for name, answer in answers.items():
+        told = json.dumps(answer.headers).encode() + answer.body
+        assert not [form for form in forms(text).values() if form in told], name
+    assert digest(text) in {charge.key for charge in upstream.bill()}
+    until(lambda: planted.admin("GET", "/v1/admin/observed").json()["items"], told="an observed key")
+    (one,) = planted.admin("GET", "/v1/admin/observed").json()["items"]
+    for value, status in (("sk-another", 400), (text, 200)):
+        done = planted.admin("POST", f"/v1/admin/observed/{one['id']}/seal", json={"value": value})
+        assert done.status_code == status, done.text
+        canaries.absent("the answer to a sealed key", done.content)
+    canaries.planted["swapped"] = done.json()["text"]
+    closed = planted.admin("POST", f"/v1/admin/observed/{one['id']}/close")
+    canaries.absent("the answer to a closed key", closed.content)
+
+    def refusal() -> Any:
+        answer = asyncio.run(ask(planted.data_port, text, bodies["fine"]))
+        return answer if answer.word == "key_expired" else None
+
+    until(refusal, told="a closed key to be refused")
+    canaries.absent("the refusal of a closed key", refusal().body)
+
+
 def test_no_page_tells(planted: Broker, canaries: Canaries) -> None:
     canaries.absent("the metrics", planted.metrics())
     mapped = planted.admin("POST", "/v1/admin/deployments", json={"name": "chat-prod", "model": "gpt-4o-mini"})
@@ -262,6 +304,7 @@ def test_no_page_tells(planted: Broker, canaries: Canaries) -> None:
         ["checklist"],
         ["export"],
         ["models", "list"],
+        ["observe", "list"],
     ):
         done = planted.cli(*command, check=command != ["checklist"])  # which tells by its code that not all passes
         canaries.absent(" ".join(command), done.stdout + done.stderr)
@@ -328,6 +371,8 @@ def test_no_repr_shows_them() -> None:
         SecretPut(address="openai/*/api_key/*/*", value=secret),
         SecretShown(id="sec_x", value=secret),
         KeyMinted(key=view, text=secret),
+        ObservedSeal(value=secret),
+        Presented(Secret(secret), b""),
     ]
     for value in shown:
         for text in (repr(value), str(value), f"{value}", repr([value]), f"{value!r:>20}"):
