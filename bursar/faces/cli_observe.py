@@ -147,7 +147,7 @@ def _naming(group: typer.Typer, locate: Locate) -> None:
 
 def _team(terminal: Terminal) -> str:
     """The team of the keys that are observed. Raises Trouble where that is not one."""
-    teams = sorted({one["team"] for one in terminal.api.every("/observed") if one["state"] == "observed"})
+    teams = sorted({str(one["team"]) for one in terminal.api.every("/observed") if one["state"] == "observed"})
     if len(teams) != 1:
         told = "No key is observed yet" if not teams else f"Observed keys are of several teams: {', '.join(teams)}"
         raise Trouble(told, "Name it: bursar observe enforce team/ID", USAGE)
