@@ -70,9 +70,9 @@ def watched(stand: Stand) -> list[HoldRequest]:
     asked: list[HoldRequest] = []
     hold = stand.journal.hold
 
-    async def noting(request: HoldRequest) -> Any:
+    async def noting(request: HoldRequest, *more: Any) -> Any:
         asked.append(request)
-        return await hold(request)
+        return await hold(request, *more)
 
     stand.journal.hold = noting  # type: ignore[method-assign]
     return asked
