@@ -18,6 +18,7 @@ from bursar.core.batches import BatchRequest, BatchState, Job
 from bursar.core.errors import ClientGone, Refusal, UpstreamFault
 from bursar.core.ledger import Settlement
 from bursar.core.made_ids import MadeId, Maker, Reference, is_id
+from bursar.core.observing import is_passed_on
 from bursar.core.policy import check_purpose
 from bursar.core.units import NS_PER_S
 from bursar.core.uploads import PURPOSES
@@ -69,6 +70,13 @@ class _Asked(NamedTuple):
 async def serve_batches(node: Node, flight: Flight, route: Route) -> None:
     """Raises Refusal, ClientGone."""
     await admit(node, flight)
+    assert flight.plan is not None
+    if is_passed_on(flight.plan.observed):
+        raise Refusal(
+            "purpose_not_allowed",
+            "A batch is followed for a day, and a provider key that is observed is kept no longer than its call",
+            f"Seal it for a Bursar key: bursar observe seal {flight.plan.key_id}",
+        )
     if flight.exchange.method == "GET":
         await _list(node, flight)
         return
@@ -108,7 +116,8 @@ async def _asked(node: Node, flight: Flight, route: Route) -> _Asked:
 async def _read(node: Node, flight: Flight, asked: _Asked, lines: Lines) -> None:
     """All lines of the input file, as the provider has it. It cannot be changed there. Raises Refusal."""
     assert flight.plan is not None
-    way = find_account(node, flight.plan.team_id, "files", PURPOSES.values(), asked.file)
+    plan = flight.plan
+    way = find_account(node, plan.team_id, "files", PURPOSES.values(), asked.file, plan.observed)
     provider = way.provider
     node.batches.reading += 1
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from urllib.parse import parse_qsl, urlencode
 
 from bursar.core.calls import Purpose
-from bursar.core.directory import ProviderKey
+from bursar.core.directory import Observed, ProviderKey
 from bursar.core.errors import ClientGone, Refusal, UpstreamFault
 from bursar.core.made_ids import MadeId, Reference, is_id, unknown_id
 from bursar.core.observing import is_passed_on
@@ -87,11 +87,18 @@ def account_of(
     purposes: Collection[Purpose] = (purpose or route.purpose,)
     if made is not None and made.kind in ("file", "batch"):
         purposes = PURPOSES.values()
-    return find_account(node, flight.plan.team_id, route.name, purposes, made)
+    return find_account(node, flight.plan.team_id, route.name, purposes, made, observed)
 
 
-def find_account(node: Node, team: str, name: str, purposes: Collection[Purpose], made: MadeId | None) -> Option:
-    """`name`: of the route. Raises Refusal(no_provider_key)."""
+def find_account(
+    node: Node,
+    team: str,
+    name: str,
+    purposes: Collection[Purpose],
+    made: MadeId | None,
+    observed: Observed | None = None,
+) -> Option:
+    """`name`: of the route. `observed`: of a key that was swapped. Raises Refusal(no_provider_key)."""
     for provider in node.providers:
         if name in provider.targets and (made is None or made.provider == provider.name):
             if provider.auth == "none":

@@ -270,6 +270,69 @@ async def test_a_model_of_another_provider_is_refused(make_stand: MakeStand, mod
     stand.upstream.answers.clear()
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_batch_outlives_the_key_and_is_refused(make_stand: MakeStand, method: str) -> None:
+    stand = make_stand()
+    observing(stand)
+    exchange = FakeExchange(method, "/v1/batches", bearer(OPENAI), b'{"input_file_id": "file-1"}')
+    await stand.pipeline.serve(exchange)
+    stand.at_rest()
+    assert (exchange.status, exchange.word) == (403, "purpose_not_allowed")
+    assert not stand.upstream.sent
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/files"),
+        ("GET", "/v1/files/file-1"),
+        ("DELETE", "/v1/files/file-1"),
+        ("GET", "/v1/responses/resp_1"),
+        ("GET", "/v1/responses/resp_1/input_items"),
+        ("POST", "/v1/batches/batch_1/cancel"),
+    ],
+)
+async def test_what_its_own_account_keeps_is_asked_for_there(make_stand: MakeStand, method: str, path: str) -> None:
+    """With the presented key, whatever is on record here; an anthropic key has no such route and goes nowhere."""
+    stand = make_stand()
+    observing(stand)
+    exchange = FakeExchange(method, path, bearer(OPENAI), b"")
+    stand.upstream.will(plain({"id": "there", "object": "list", "data": []}))
+    await stand.pipeline.serve(exchange)
+    assert exchange.status == 200, exchange.sent
+    assert sent(stand).headers["authorization"] == f"Bearer {OPENAI}"
+    other = FakeExchange(method, path, bearer(ANTHROPIC), b"")
+    await stand.pipeline.serve(other)
+    stand.at_rest()
+    assert (other.status, other.word) == (401, "key_invalid")
+    assert len(stand.upstream.sent) == 1
+    assert stand.releases.asked == []
+
+
+async def test_a_conversation_from_before_goes_on(make_stand: MakeStand) -> None:
+    """Ids that Bursar never saw are the account's own: no team's record is asked."""
+    stand = make_stand()
+    observing(stand)
+    body = {"model": MODEL, "input": "Hello", "previous_response_id": "resp_from_before", "max_output_tokens": 50}
+    answer = {
+        "id": "resp_2",
+        "object": "response",
+        "status": "completed",
+        "output": [],
+        "usage": {"input_tokens": 3, "output_tokens": 2},
+    }
+    exchange = await call(stand, OPENAI, plain(answer), path="/v1/responses", body=body)
+    assert exchange.status == 200, exchange.sent
+    _, text = sealed(stand)  # what it made is its own afterwards
+    body["previous_response_id"] = "resp_2"
+    answer["id"] = "resp_3"
+    stand.upstream.will(plain(answer))
+    after = FakeExchange("POST", "/v1/responses", bearer(text), msgspec.json.encode(body))
+    await stand.pipeline.serve(after)
+    assert after.status == 200, after.sent
+    assert stand.upstream.sent[-1].headers["authorization"] == "Bearer sk-pk-own-1"
+
+
 # ---- how many
 
 
