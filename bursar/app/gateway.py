@@ -41,6 +41,7 @@ from bursar.gateway.freshness import STALE_AFTER_S
 from bursar.gateway.lease import Leases
 from bursar.gateway.node import Answered, BatchRoom, Handed, Node
 from bursar.gateway.pipeline import Pipeline
+from bursar.gateway.strangers import Observing
 from bursar.gateway.uses import UsesFlush
 from bursar.link import messages as m
 from bursar.link.gateway_end import GatewayEnd
@@ -111,10 +112,7 @@ class Gateway:
         self.node.batches = BatchRoom(limits.most_lines, limits.most_bytes, alone=alone)
         self.node.estimate = self._learning.estimate
         self.node.most_top_keys = settings.metrics.top_keys
-        self.node.happenings = self._happen
-        if settings.observe.enabled:
-            self.node.observing.team, self.node.observing.most = settings.observe.team, settings.observe.most
-        self.node.observing.tell = self._seen
+        self.node.happenings, self.node.observing = self._happen, self._observing()
         self._board = BoardDesk(settings.breaker, settings.rates, clock, self.node.counters.add, self._happen)
         self.node.board, self.node.breaker = self._board.doorway, settings.breaker.mode
         self.node.decisions = Decisions(boot, **structs.asdict(settings.explain.record))
@@ -266,6 +264,10 @@ class Gateway:
         refused_at_the_door(self.node, request_id, refusal)
         fields = refusal_headers(refusal, "openai", request_id)
         return refusal.rule.status, fields, refusal_body(refusal, "openai", request_id)
+
+    def _observing(self) -> Observing:
+        observe = self._spec.config.observe
+        return Observing(observe.team if observe.enabled else "", observe.most, self._seen)
 
     def _seen(self, key_id: str, digest: bytes, provider: str) -> bool:
         return self._link.send(m.Seen(key_id=key_id, digest=digest, provider=provider))

@@ -13,10 +13,11 @@ _SEAL = "See `bursar observe list`; sealed keys do not count: `bursar observe se
 class Observing:
     """What this node needs for it. `team` "" = observe mode is off."""
 
-    def __init__(self) -> None:
-        self.team = ""
-        self.most = 0  # keys that are passed on
-        self.tell: Callable[[str, bytes, str], bool] = lambda _key_id, _digest, _provider: False
+    def __init__(
+        self, team: str = "", most: int = 0, tell: Callable[[str, bytes, str], bool] = lambda *_key: False
+    ) -> None:
+        """`most`: keys that are passed on. `tell`: of a new one, its digest and its provider; whether that was sent."""
+        self.team, self.most, self.tell = team, most, tell
         self._taken: dict[str, float] = {}  # key id -> when control was told, monotonic; the directory has not them yet
         self._room = _FIRST_CALLS_AT_ONCE
         self._at = 0.0
