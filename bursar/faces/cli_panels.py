@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 PANELS = {
-    "The first day": ("up", "check", "status", "adopt", "import", "checklist", "scan"),
+    "The first day": ("up", "check", "status", "adopt", "observe", "import", "checklist", "scan"),
     "Who may call, and what it may cost": ("owners", "teams", "keys", "budgets", "models", "policy"),
     "Provider keys": ("secrets",),
     "What happened, and why": ("usage", "explain", "estimate", "prices", "ledger", "audit"),
