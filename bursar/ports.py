@@ -12,7 +12,7 @@ from bursar.core.breaker import Circuit, Outcome
 from bursar.core.calls import Call, DialectName, Edits, Usage
 from bursar.core.made_ids import MadeId, MadeKind, Reference
 from bursar.core.parts import Part, Path
-from bursar.core.provider_keys import SecretEntry
+from bursar.core.provider_keys import Put, SecretEntry
 from bursar.core.secret import Secret
 
 
@@ -340,6 +340,13 @@ class SecretStore(Protocol):
 
         `secret_id` is the id that a new entry shall have: one that comes from another store keeps its own.
         Raises Refusal: invalid_address, invalid_tags, invalid_secret, duplicate_secret, secret_changed.
+        """
+        ...
+
+    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]:
+        """`put` for several: all of them or none. A store without transactions takes new entries only.
+
+        Raises Refusal: as `put`; store_unsupported.
         """
         ...
 

@@ -29,6 +29,7 @@ from bursar.control.observing import Observing
 from bursar.control.owners import Owners
 from bursar.control.prices import Prices
 from bursar.control.promotion import Promotions
+from bursar.control.provider_key_imports import Imports
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.replay_feed import ReplayFeed
 from bursar.control.restored import RestoredNode
@@ -114,9 +115,10 @@ class UseCases:
         usage = Usage(self.directory, ledger)
         copies = [*(file.path for file in config.audit.files), *(sink.name for sink in config.audit.sinks)]
         lying_open = frozenset(config.secrets.environment)
+        history = History(self.directory)
         return Services(
             directory=self.directory,
-            history=History(self.directory),
+            history=history,
             admins=self.admins,
             sessions=self.login.sessions,
             owners=self.owners,
@@ -133,6 +135,7 @@ class UseCases:
             key_map=key_map,
             checklist=Checklist(self.directory, key_map, usage, self.wrapping_keys, copies, lying_open),
             tag_sheets=TagSheets(self.directory, self.provider_keys),
+            imports=Imports(self.provider_keys, history),
             prices=self.prices,
             usage=usage,
             restored=restored,

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from bursar.control.directory import Book, Change, Directory
 from bursar.control.manifest_ahead import Ahead, leaning_on
+from bursar.control.provider_keys import IMPORT
 from bursar.core.directory import BudgetDef, Edit, Entity, Kind, Owner, Team, VirtualKey
 from bursar.core.errors import Refusal
 from bursar.core.units import pico_to_usd
@@ -61,6 +62,8 @@ def why_no_undo(edit: Edit) -> Refusal | None:
     subject = f"{edit.kind}/{edit.id}"
     if is_whole(edit.action):
         return None
+    if edit.action == IMPORT:
+        return Refusal("no_undo", f"{edit.action} has an undo of its own", f"bursar import undo {edit.version}")
     if edit.kind in _WITHOUT_UNDO:
         return Refusal("no_undo", f"{edit.action} of {subject} has no undo", _WITHOUT_UNDO[edit.kind])
     if edit.before is None:

@@ -5,16 +5,17 @@ heals by itself. Every act is audited before it touches the store.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from bursar.control.directory import Audit, Book, Change, Directory, Facts
+from bursar.control.directory import CARRIED_OUT, Audit, Book, Change, Directory, Facts
 from bursar.control.unbroken import Unbroken
-from bursar.core.directory import Owner, ProviderKey
+from bursar.core.directory import Edit, Owner, ProviderKey
 from bursar.core.errors import Refusal
 from bursar.core.key_shapes import unknown_shape
 from bursar.core.provider_keys import (
     UNASSIGNED,
+    Put,
     SecretEntry,
     StoreState,
     check_address,
@@ -25,6 +26,8 @@ from bursar.core.secret import Secret
 from bursar.core.strict import suggest
 
 T = TypeVar("T")
+IMPORT = "provider_key.import"
+"""The change of the directory that follows `put_many`; by its number it is taken back."""
 
 
 class ProviderKeyStore(Protocol):
@@ -45,6 +48,12 @@ class ProviderKeyStore(Protocol):
         *,
         store: str = "",
     ) -> tuple[str, int]: ...
+
+    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]: ...
+
+    async def put_version(self, secret_id: str, value: Secret, allow_duplicate: bool = False) -> int: ...
+
+    async def find(self, value: Secret) -> SecretEntry | None: ...
 
     async def get(self, secret_id: str, version: int | None = None) -> Secret: ...
 
@@ -134,10 +143,7 @@ class ProviderKeys:
 
         `store`: where a new entry goes; "" = the default one.
         """
-        self._check_provider(check_address(address))
-        clean = check_tags(tags)
-        self._check_owner(clean)
-        _check_not_shown(value, (address, *clean, *clean.values()))
+        clean = self.checked(Put(address, value, tags)).tags
 
         async def put() -> SecretEntry:
             secret_id, version = await self._store.put(address, value, clean, allow_duplicate, store=store)
@@ -145,10 +151,86 @@ class ProviderKeys:
             self.look_at(entry, version, value)
             return entry
 
-        facts = _tag_facts(clean) | {"shape": "unknown" if unknown_shape(address, value) else "known"}
+        facts = _put_facts(Put(address, value, clean))
         if store:
             facts["store"] = store
         return await self._act(actor, "secret.put", f"secret/{address}", put, facts)
+
+    def checked(self, put: Put) -> Put:
+        """With clean tags. Raises Refusal(invalid_address | invalid_tags | unknown_id | invalid_secret)."""
+        self._check_provider(check_address(put.address))
+        clean = check_tags(put.tags)
+        self._check_owner(clean)
+        _check_not_shown(put.value, (put.address, *clean, *clean.values()))
+        return put._replace(tags=clean)
+
+    async def find(self, value: Secret) -> SecretEntry | None:
+        """The entry that holds this value already."""
+        return await self._store.find(value)
+
+    async def put_many(self, actor: str, puts: Sequence[Put]) -> int:
+        """`put` for several: all of them or none, and one change of the directory -> its version."""
+        checked = [self.checked(put) for put in puts]
+
+        async def whole() -> int:
+            async with self._turn:
+                await self.sync(actor)  # what was different already is no part of this change
+                for put in checked:
+                    await self._audit.append(actor, "secret.put", f"secret/{put.address}", _put_facts(put))
+                try:
+                    done = await self._store.put_many(checked)
+                except Refusal as refusal:
+                    for put in checked:
+                        facts: Facts = {"word": refusal.word}
+                        await self._audit.append(actor, "secret.put", f"secret/{put.address}", facts, "failed")
+                    raise
+                for put, (secret_id, version) in zip(checked, done, strict=True):
+                    self.look_at(await self._store.entry(secret_id), version, put.value)
+                await self.sync(actor, action=IMPORT)
+                return _version_of(CARRIED_OUT.get())
+
+        return await self._unbroken.run(whole())
+
+    async def take_back(self, actor: str, edits: Sequence[Edit]) -> list[str]:
+        """What `put_many` did: new entries are shredded, others have the value from before again -> their addresses.
+
+        Again after it broke off, it goes on. Raises Refusal(changed_since).
+        """
+
+        async def whole() -> list[str]:
+            async with self._turn:
+                await self.sync(actor)
+                open_ends = [edit for edit in edits if not await self._is_taken_back(edit)]
+                before = {
+                    edit.id: await self._store.get(edit.id, edit.before.version)
+                    for edit in open_ends
+                    if isinstance(edit.before, ProviderKey)
+                }
+                for edit in open_ends:
+                    action = "secret.put" if edit.id in before else "secret.destroy"
+                    await self._audit.append(actor, action, f"secret/{edit.id}", {"undoes": edit.version})
+                    if edit.id in before:
+                        await self._store.put_version(edit.id, before[edit.id], allow_duplicate=True)
+                    else:
+                        await self._store.destroy(edit.id)
+                await self.sync(actor)
+                return [edit.after.address for edit in edits if isinstance(edit.after, ProviderKey)]
+
+        return await self._unbroken.run(whole())
+
+    async def _is_taken_back(self, edit: Edit) -> bool:
+        """Whether nothing is left to do. Raises Refusal(changed_since)."""
+        present = self._directory.book.at("provider_key", edit.id)
+        if present == edit.after:
+            return False
+        if present is None and edit.before is None:
+            return True
+        if isinstance(present, ProviderKey) and isinstance(edit.before, ProviderKey):
+            now, then = [await self._store.get(edit.id, version) for version in (None, edit.before.version)]
+            if now == then:
+                return True
+        hint = f"See: bursar history --of provider_key/{edit.id}"
+        raise Refusal("changed_since", f"The provider key {edit.id} was changed again after {edit.version}", hint)
 
     async def tag(self, actor: str, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry:
         """Set tags; None removes one. Every version is sealed anew under them."""
@@ -198,7 +280,7 @@ class ProviderKeys:
         await self._audit.append(actor, "secret.reveal", target, {**facts, "address": entry.address})
         return entry, await self._store.get(secret_id, version)
 
-    async def sync(self, actor: str = "control", target: str = "secret/*") -> int:
+    async def sync(self, actor: str = "control", target: str = "secret/*", action: str = "provider_key.sync") -> int:
         """Bring the directory in line with the store -> how many entries differed."""
         # One whose address cannot be read is listed, but no gateway learns of it: they take addresses apart.
         found = [entry for entry in await self._store.entries() if entry.fault != "invalid_address"]
@@ -212,7 +294,7 @@ class ProviderKeys:
             gone = [key.id for key in book.all(ProviderKey) if key.id not in entries and key.store not in away]
             differed = len(put) + len(gone)
             return Change(
-                action="provider_key.sync",
+                action=action,
                 target=target,
                 put=put,
                 gone=[("provider_key", key_id) for key_id in gone],
@@ -248,6 +330,14 @@ class ProviderKeys:
         owner_id = tags.get("billing_owner", UNASSIGNED)
         if owner_id != UNASSIGNED:
             self._directory.book.get(Owner, owner_id)
+
+
+def _put_facts(put: Put) -> dict[str, str | int]:
+    return _tag_facts(put.tags) | {"shape": "unknown" if unknown_shape(put.address, put.value) else "known"}
+
+
+def _version_of(edits: Sequence[Edit]) -> int:
+    return edits[0].version if edits else 0
 
 
 def _changed_facts(changes: Mapping[str, str | None]) -> dict[str, str | int]:

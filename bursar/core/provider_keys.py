@@ -7,13 +7,14 @@ free. Nothing here ever holds the value itself.
 
 import hashlib
 import re
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from bursar.core.directory import ProviderKey
 from bursar.core.errors import Refusal
+from bursar.core.secret import Secret
 
 UNASSIGNED = "unassigned"
 ADDRESS_PARTS = ("provider", "model", "key_type", "environment", "team")
@@ -54,6 +55,26 @@ class SecretEntry(msgspec.Struct, frozen=True, kw_only=True):
     def unowned(self) -> bool:
         """Nobody pays for it yet: flagged until tagged."""
         return self.tags.get("billing_owner", UNASSIGNED) == UNASSIGNED
+
+
+class Put(NamedTuple):
+    """A value to be stored at an address, under these tags."""
+
+    address: str
+    value: Secret
+    tags: Mapping[str, str] = {}
+
+
+def check_apart(puts: Sequence[Put]) -> None:
+    """Several to be stored in one act. Raises Refusal(invalid_address | duplicate_secret): one would undo another."""
+    seen: dict[str | Secret, str] = {}
+    for put in puts:
+        if put.address in seen:
+            raise Refusal("invalid_address", f"{put.address} stands there twice", "Keep one of them")
+        if put.value in seen:
+            message = f"{put.address} and {seen[put.value]} have the same value"
+            raise Refusal("duplicate_secret", message, "Keep one of them")
+        seen[put.address] = seen[put.value] = put.address
 
 
 class StoreState(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ _SILENT = ("audit.", "node.", "backup.", "restore.", "ledger", "secret.use", "se
 _QUIET = (
     "secret.unowned",
     "provider_key.sync",
+    "provider_key.import",
     "admin.guess",
     "token.issue",  # tokens end within minutes, and with the key behind them
     "token.use_up",

@@ -27,6 +27,7 @@ from bursar.control.observing import Observing
 from bursar.control.owners import OwnerInput, Owners
 from bursar.control.prices import Prices
 from bursar.control.promotion import Promotions
+from bursar.control.provider_key_imports import Imports
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.replay_feed import ReplayFeed
 from bursar.control.restored import RestoredNode
@@ -75,6 +76,7 @@ class Services:
     checklist: Checklist
     manifests: Manifests
     tag_sheets: TagSheets
+    imports: Imports
     restored: RestoredNode
     status: StatusBoard
     decisions: Decisions

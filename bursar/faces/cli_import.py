@@ -1,8 +1,9 @@
 """`bursar import`: provider keys from an environment, a dotenv file or a sheet; everything of a LiteLLM proxy."""
 
 import os
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from bursar.core.secret import Secret
 from bursar.core.strict import Fault, Faults
 from bursar.faces.cli_apply import KeysTo, carry_out
 from bursar.faces.cli_keys import Yes
-from bursar.faces.cli_terminal import REFUSED, USAGE, Locate, Terminal, Trouble, command
+from bursar.faces.cli_terminal import USAGE, Locate, Terminal, Trouble, command
 from bursar.faces.client import ApiRefusal
 from bursar.faces.tables import Column, write
 
@@ -38,6 +39,12 @@ Sheet = Annotated[
     Path | None, typer.Option("--tags", metavar="CSV", help="A tag sheet: address,billing_owner,purpose,...")
 ]
 Replace = Annotated[bool, typer.Option("--replace", help="A new version where an address is taken.")]
+Without = Annotated[
+    list[str],
+    typer.Option(
+        "--without", metavar="NAME", help="Leave this one out. Repeat.", default_factory=list, show_default=False
+    ),
+]
 Preview = Annotated[bool, typer.Option("--preview", help="Only show what would be sealed.")]
 _ASKED = {"billing_owner": "Billing owner (an id)", "purpose": "Purpose", "allowed_models": "Models, with commas"}
 _ENVIRONMENT = "from-env"  # the fourth part of their addresses, as `bursar up --seal-env` has it
@@ -49,6 +56,7 @@ def import_group(locate: Locate) -> typer.Typer:
     _from_texts(group, locate)
     _from_sheet(group, locate)
     _from_litellm(group, locate)
+    _undo(group, locate)
     return group
 
 
@@ -58,6 +66,7 @@ def _from_texts(group: typer.Typer, locate: Locate) -> None:
         terminal: Terminal,
         *,
         tag: TagOption,
+        without: Without,
         tags: Sheet = None,
         replace: Replace = False,
         yes: Yes = False,
@@ -65,15 +74,16 @@ def _from_texts(group: typer.Typer, locate: Locate) -> None:
     ) -> None:
         """Seal the provider keys of this shell's environment, told by shape and name. No key is printed."""
         found = from_environment(os.environ, _ENVIRONMENT)
-        job = _Job(terminal, "the environment", tag, replace=replace)
-        job.run(job.tagged(found, tags, preview), yes=yes, preview=preview)
+        job = _Job(terminal, "the environment", tag, without, replace=replace)
+        job.run(job.tagged(found, tags, asks=not (preview or yes)), yes=yes, preview=preview)
 
     @command(group, "dotenv", locate)
-    def import_dotenv(
+    def import_dotenv(  # noqa: PLR0913 - one option a parameter
         terminal: Terminal,
         file: Annotated[Path, typer.Argument(help="A .env file.")],
         *,
         tag: TagOption,
+        without: Without,
         tags: Sheet = None,
         replace: Replace = False,
         yes: Yes = False,
@@ -81,8 +91,8 @@ def _from_texts(group: typer.Typer, locate: Locate) -> None:
     ) -> None:
         """Seal the provider keys of a dotenv file, and say which lines to delete. No key is printed."""
         found = _located(file, lambda: from_dotenv(_text(file), _ENVIRONMENT))
-        job = _Job(terminal, str(file), tag, replace=replace)
-        job.run(job.tagged(found, tags, preview), yes=yes, preview=preview)
+        job = _Job(terminal, str(file), tag, without, replace=replace)
+        job.run(job.tagged(found, tags, asks=not (preview or yes)), yes=yes, preview=preview)
 
 
 def _from_sheet(group: typer.Typer, locate: Locate) -> None:
@@ -92,21 +102,40 @@ def _from_sheet(group: typer.Typer, locate: Locate) -> None:
         file: Annotated[Path, typer.Argument(help="A head address,value[,TAG...] and a key a line.")],
         *,
         tag: TagOption,
+        without: Without,
         replace: Replace = False,
         yes: Yes = False,
         preview: Preview = False,
     ) -> None:
         """Seal the provider keys of a CSV sheet, each with its tags: all faults at once by line. No key is printed."""
         found = _located(file, lambda: from_csv(_text(file)))
-        job = _Job(terminal, str(file), tag, replace=replace)
-        job.run(job.tagged(found, None, preview), yes=yes, preview=preview)
+        job = _Job(terminal, str(file), tag, without, replace=replace)
+        job.run(job.tagged(found, None, asks=not (preview or yes)), yes=yes, preview=preview)
+
+
+def _undo(group: typer.Typer, locate: Locate) -> None:
+    @command(group, "undo", locate)
+    def undo(
+        terminal: Terminal,
+        change: Annotated[int, typer.Argument(min=1, help="Its number, as the import has told it.")],
+        *,
+        yes: Yes = False,
+    ) -> None:
+        """Take an import of provider keys back: what it sealed is shredded, what it replaced is as before."""
+        terminal.confirm(f"Shred what import {change} has sealed, for ever? Have the keys at another place first.", yes)
+        done = terminal.api.call("POST", f"/provider-key-imports/{change}/undo")
+        told = f"{_counted(len(done['addresses']))} {'is' if len(done['addresses']) == 1 else 'are'} gone or as before"
+        terminal.done(f"taken back; undo: none, {told}", done)
 
 
 class _Job:
-    """Shows what would be sealed, asks, seals one after the other, and says what to delete."""
+    """Shows what would be sealed, asks, seals all or nothing, and says what to delete."""
 
-    def __init__(self, terminal: Terminal, source: str, tags: Sequence[str], *, replace: bool) -> None:
+    def __init__(
+        self, terminal: Terminal, source: str, tags: Sequence[str], without: Sequence[str] = (), *, replace: bool
+    ) -> None:
         self._terminal, self._source, self._replace = terminal, source, replace
+        self._without = frozenset(without)
         self._tags: dict[str, str] = {}
         for said in tags:
             name, equals, value = said.partition("=")
@@ -114,14 +143,15 @@ class _Job:
                 raise Trouble(f"`{said[:64]}` is no tag", "Write --tag billing_owner=ann", USAGE)
             self._tags[name] = value
 
-    def tagged(self, found: list[Candidate], sheet: Path | None, preview: bool) -> list[Candidate]:
-        """With their tags: what a sheet says of one goes before what holds for all."""
+    def tagged(self, found: list[Candidate], sheet: Path | None, asks: bool) -> list[Candidate]:
+        """With their tags, but those left out: what a sheet says of one goes before what holds for all."""
+        found = [one for one in found if one.name not in self._without]
         by_address: dict[str, dict[str, str]] = {}
         if sheet is not None:
             rows = _located(sheet, lambda: parse_tags(_text(sheet)))
             by_address = {row.key: {name: tag for name, tag in row.tags.items() if tag is not None} for row in rows}
         own = [{**one.tags, **by_address.get(one.address, {})} for one in found]
-        if sys.stdin.isatty() and not self._terminal.as_json and not preview:
+        if asks and found and sys.stdin.isatty() and not self._terminal.as_json:
             for name, question in _ASKED.items():
                 if name not in self._tags and not all(name in tags for tags in own):
                     given = typer.prompt(f"{question}; empty: to be tagged later", default="", show_default=False)
@@ -130,52 +160,68 @@ class _Job:
 
     def run(self, found: list[Candidate], *, yes: bool, preview: bool) -> None:
         terminal = self._terminal
-        present = {entry["address"] for entry in terminal.api.every("/provider-keys")} if found else set()
-        wanted = [one for one in found if self._replace or one.address not in present]
+        planned = self._ask(found, apply=False)["keys"] if found else []
+        wanted = [one for one, plan in zip(found, planned, strict=True) if plan["act"] in _SEALED]
         if not terminal.as_json or preview:
-            self._show(found, present)
+            self._show(found, planned)
         if preview or not wanted:
             if terminal.as_json and not preview:
-                terminal.json({"sealed": [], "failed": [], "delete": []})
+                terminal.json({"sealed": [], "version": 0, "delete": []})
             return
-        terminal.confirm(f"Seal {len(wanted)} provider keys of {self._source}?", yes)
-        sealed, failed = self._seal(wanted)
-        delete = [f"{self._source}:{one.line} {one.name}" if one.line else one.name for one in sealed]
-        told = {"sealed": [one.address for one in sealed], "failed": failed, "delete": delete}
-        if terminal.as_json:
-            terminal.json(told)
-        else:
-            terminal.done(f"sealed {len(sealed)} of {len(wanted)} provider keys", told)
+        count = _counted(len(wanted))
+        terminal.confirm(f"Seal {count} of {self._source}?", yes)
+        version = self._ask(wanted, apply=True)["version"]
+        delete = [f"{self._source}:{one.line} {one.name}" if one.line else one.name for one in wanted]
+        undo = f"bursar import undo {version}"
+        told = {"sealed": [one.address for one in wanted], "version": version, "undo": undo, "delete": delete}
+        terminal.done(f"sealed {count}; undo: {undo}", told)
+        if not terminal.as_json:
             for place in delete:
                 write(terminal.out, Text.assemble(("  now delete it there: ", "bold"), place))
-        if failed:
-            lines = "; ".join(f"{one['name']}: {one['code']}, {one['detail']}" for one in failed)
-            raise Trouble(f"{len(failed)} were not sealed: {lines}", failed[0]["hint"], REFUSED, failed[0]["code"])
 
-    def _show(self, found: Sequence[Candidate], present: set[str]) -> None:
+    def _ask(self, found: Sequence[Candidate], *, apply: bool) -> dict[str, Any]:
+        """What becomes of each, in order. Raises FileFaults with everything that is wrong; nothing is changed then."""
+        keys = [{"address": one.address, "value": one.value.reveal(), "tags": one.tags} for one in found]
+        body = {"keys": keys, "replace": self._replace, "apply": apply}
+        try:
+            return dict(self._terminal.slow_api.call("POST", "/provider-key-imports", body))
+        except ApiRefusal as refusal:
+            if not refusal.faults:
+                raise Trouble(f"{refusal.message}; nothing was sealed", refusal.hint, word=refusal.word) from None
+            places = {one.address: _where(one) for one in found}
+            told = [Fault(places.get(f["path"], f["path"]), f["word"], f["message"], f["hint"]) for f in refusal.faults]
+            names = dict.fromkeys(one.name for one in found if any(f["path"] == one.address for f in refusal.faults))
+            leave = " ".join(f"--without {shlex.quote(name)}" for name in names)
+            told.append(Fault("", "nothing_sealed", "nothing was sealed", f"mend them, or leave them out: {leave}"))
+            raise FileFaults(told if names else told[:-1]) from None
+
+    def _show(self, found: Sequence[Candidate], planned: Sequence[Mapping[str, str]]) -> None:
         self._terminal.rows(
-            [_told(one, one.address in present, self._replace) for one in found],
-            (Column("where", keep=True), Column("key"), Column("address"), Column("tags", spare=1), Column("what")),
-            lambda row: (row["where"], row["key"], row["address"], _tags(row["tags"]), row["what"]),
+            [
+                {"where": _where(one), "key": one.kind, "address": one.address, "tags": one.tags, **plan}
+                for one, plan in zip(found, planned, strict=True)
+            ],
+            (Column("where"), Column("key", spare=2), Column("address"), Column("tags", spare=1), Column("what")),
+            lambda row: (row["where"], row["key"], row["address"], _tags(row["tags"]), _ACTS[row["act"]](row)),
             f"no provider key was found in {self._source}",
         )
 
-    def _seal(self, wanted: Sequence[Candidate]) -> tuple[list[Candidate], list[dict[str, str]]]:
-        sealed, failed = [], []
-        for one in wanted:
-            body = {"address": one.address, "value": one.value.reveal(), "tags": one.tags}
-            try:
-                self._terminal.api.call("POST", "/provider-keys", body)
-                sealed.append(one)
-            except ApiRefusal as refusal:
-                failed.append({"name": one.name, "code": refusal.word, "detail": refusal.message, "hint": refusal.hint})
-        return sealed, failed
+
+_SEALED = ("seal", "replace")
+_ACTS: dict[str, Callable[[Mapping[str, str]], str]] = {
+    "seal": lambda _: "seal",
+    "replace": lambda _: "a new value; its tags stay",
+    "taken": lambda _: "address taken; --replace",
+    "stored": lambda plan: f"stored already: {plan['at']}",
+}
 
 
-def _told(one: Candidate, there: bool, replace: bool) -> dict[str, Any]:
-    what = ("a new version" if replace else "is there; --replace") if there else "seal"
-    where = f"line {one.line} {one.name}" if one.line else one.name
-    return {"where": where, "key": one.kind, "address": one.address, "tags": one.tags, "what": what}
+def _counted(count: int) -> str:
+    return "1 provider key" if count == 1 else f"{count} provider keys"
+
+
+def _where(one: Candidate) -> str:
+    return f"line {one.line} {one.name}" if one.line else one.name
 
 
 def _tags(tags: Mapping[str, str]) -> str:

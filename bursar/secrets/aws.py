@@ -13,7 +13,7 @@ the machine, a Kubernetes service account's web identity); no credential of AWS 
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import boto3
@@ -23,7 +23,7 @@ from botocore.config import Config as BotoConfig
 
 from bursar.core.errors import Refusal
 from bursar.core.layout import Layout, derived_id
-from bursar.core.provider_keys import SecretEntry, check_address, check_tags
+from bursar.core.provider_keys import Put, SecretEntry, check_address, check_tags
 from bursar.core.secret import Secret
 from bursar.secrets.aws_shapes import (
     COUNTED,
@@ -44,7 +44,7 @@ from bursar.secrets.aws_shapes import (
     version_id,
     versions_of,
 )
-from bursar.secrets.tagging import tag_each
+from bursar.secrets.tagging import put_each, tag_each
 from bursar.secrets.values import Fingerprint, check_value, found_value
 
 
@@ -122,6 +122,9 @@ class AwsStore:
         await self._retag(told, {**marks, ID: found}, set(entry.tags) - set(clean))
         self._names[found] = name
         return found, await self._add(told, value)
+
+    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]:
+        return await put_each(self, puts)
 
     async def put_version(self, secret_id: str, value: Secret, allow_duplicate: bool = False) -> int:
         told = await self._described(secret_id)

@@ -12,13 +12,13 @@ Values are kept in memory only, here and in the gateways' leases, and dropped wh
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import msgspec
 
 from bursar.core.errors import Refusal
-from bursar.core.provider_keys import SecretEntry
+from bursar.core.provider_keys import Put, SecretEntry
 from bursar.core.secret import Secret
 from bursar.ports import Clock, SecretStore
 
@@ -119,6 +119,9 @@ class CachedStore:
     ) -> tuple[str, int]:
         act = self._store.put
         return await self._writing(None, lambda: act(address, value, tags, allow_duplicate, secret_id))
+
+    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]:
+        return await self._writing(None, lambda: self._store.put_many(puts))
 
     async def put_version(self, secret_id: str, value: Secret, allow_duplicate: bool = False) -> int:
         return await self._writing(secret_id, lambda: self._store.put_version(secret_id, value, allow_duplicate))

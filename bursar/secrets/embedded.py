@@ -5,11 +5,11 @@ own loop, from one thread; sealing may wait for a wrapping key in another house.
 in one transaction, and changes take turns: the store is its file's only writer. A value appears here as `Secret` only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 from bursar.core.errors import Refusal
-from bursar.core.provider_keys import EMBEDDED, SecretEntry, check_address, check_tags, tag_digest
+from bursar.core.provider_keys import EMBEDDED, Put, SecretEntry, check_address, check_apart, check_tags, tag_digest
 from bursar.core.secret import Secret
 from bursar.secrets.database import reading, transaction
 from bursar.secrets.entry_rows import duplicate, encode_tags, entry_of, fingerprint, new_id
@@ -27,6 +27,16 @@ _SAME = """SELECT s.id, s.address, v.version FROM version v JOIN secret s ON s.i
            WHERE v.fingerprint = ? ORDER BY v.created_at LIMIT 1"""
 _TWINS = """SELECT DISTINCT v.fingerprint, s.address FROM version v JOIN secret s ON s.id = v.secret_id
             WHERE v.fingerprint IS NOT NULL ORDER BY s.address"""
+
+
+class _Made(NamedTuple):
+    """What `put` will write."""
+
+    put: Put
+    secret_id: str
+    bound: "_Bound | None"  # of the entry that is there already
+    number: int
+    sealed: bytes
 
 
 class _Bound(NamedTuple):
@@ -61,27 +71,18 @@ class EmbeddedStore(SealedFile):
 
         -> (id, version). Raises Refusal: invalid_address, invalid_tags, invalid_secret, duplicate_secret.
         """
-        check_address(address)
-        tags = check_tags(tags)
-        check_value(value, (address, *tags, *tags.values()))
         async with self._turn:
-            self._check_duplicate(value, allow_duplicate)
-            with reading(self._db) as db:
-                sql = "SELECT id FROM secret WHERE address = ? AND destroyed_at IS NULL"
-                row = db.execute(sql, (address,)).fetchone()
-                present = None if row is None else self._entry(row[0])
-            bound = None if present is None else await self._bind(present, tags)
-            secret_id = secret_id or new_id(self._entropy) if row is None else str(row[0])
-            number, sealed = await self._seal_next(secret_id, tag_digest(address, tags), value)
-            with transaction(self._db) as db:
-                if bound is None:
-                    now = self._clock.now()
-                    if db.execute(_NEW, (secret_id, address, encode_tags(tags), now, now)).rowcount != 1:
-                        raise Refusal("already_exists", f"The id {secret_id} is that of another entry")
-                else:
-                    self._write_bound(bound)
-                self._write_version(secret_id, number, sealed, value)
-            return secret_id, number
+            made = await self._made(Put(address, value, tags), allow_duplicate, secret_id)
+            with transaction(self._db):
+                return self._write_made(made)
+
+    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]:
+        """`put` for several: all of them or none."""
+        check_apart(puts)
+        async with self._turn:
+            made = [await self._made(put, False, None) for put in puts]
+            with transaction(self._db):
+                return [self._write_made(one) for one in made]
 
     async def put_version(self, secret_id: str, value: Secret, allow_duplicate: bool = False) -> int:
         """A new current version under the entry's present tags -> its number.
@@ -203,6 +204,21 @@ class EmbeddedStore(SealedFile):
         versions = self._db.execute(_VERSIONS + " WHERE secret_id = ? ORDER BY version", (secret_id,)).fetchall()
         return entry_of(row, [(number, state, created) for _, number, state, created in versions])
 
+    async def _made(self, put: Put, allow_duplicate: bool, secret_id: str | None) -> _Made:
+        """Looked at and sealed, to be written in one transaction with others."""
+        address, value = check_address(put.address), put.value
+        tags = check_tags(put.tags)
+        check_value(value, (address, *tags, *tags.values()))
+        self._check_duplicate(value, allow_duplicate)
+        with reading(self._db) as db:
+            sql = "SELECT id FROM secret WHERE address = ? AND destroyed_at IS NULL"
+            row = db.execute(sql, (address,)).fetchone()
+            present = None if row is None else self._entry(row[0])
+        bound = None if present is None else await self._bind(present, tags)
+        secret_id = secret_id or new_id(self._entropy) if row is None else str(row[0])
+        number, sealed = await self._seal_next(secret_id, tag_digest(address, tags), value)
+        return _Made(Put(address, value, tags), secret_id, bound, number, sealed)
+
     async def _seal_next(self, secret_id: str, digest: bytes, value: Secret) -> tuple[int, bytes]:
         sql = "SELECT coalesce(max(version), 0) FROM version WHERE secret_id = ?"
         with reading(self._db) as db:
@@ -224,6 +240,17 @@ class EmbeddedStore(SealedFile):
         return _Bound(entry, tags, sealed)
 
     # ---- inside a transaction
+
+    def _write_made(self, made: _Made) -> tuple[str, int]:
+        put, now = made.put, self._clock.now()
+        if made.bound is None:
+            row = (made.secret_id, put.address, encode_tags(put.tags), now, now)
+            if self._db.execute(_NEW, row).rowcount != 1:
+                raise Refusal("already_exists", f"The id {made.secret_id} is that of another entry")
+        else:
+            self._write_bound(made.bound)
+        self._write_version(made.secret_id, made.number, made.sealed, put.value)
+        return made.secret_id, made.number
 
     def _write_version(self, secret_id: str, number: int, sealed: bytes, value: Secret) -> None:
         db, now = self._db, self._clock.now()

@@ -18,6 +18,9 @@ class ReadOnly:
     async def put(self, *_: object, **__: object) -> tuple[str, int]:
         self._refuse()
 
+    async def put_many(self, *_: object) -> list[tuple[str, int]]:
+        self._refuse()
+
     async def put_version(self, *_: object, **__: object) -> int:
         self._refuse()
 

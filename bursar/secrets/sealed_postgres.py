@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from typing import Any, Protocol, Self, cast
 
 from bursar.core.errors import Refusal
-from bursar.core.provider_keys import EMBEDDED, SecretEntry, check_address, check_tags, tag_digest
+from bursar.core.provider_keys import EMBEDDED, Put, SecretEntry, check_address, check_apart, check_tags, tag_digest
 from bursar.core.secret import Secret
 from bursar.ports import Clock, Entropy, KeyWrapper
 from bursar.secrets.entry_rows import duplicate, encode_tags, entry_of, fingerprint, new_id
@@ -126,23 +126,16 @@ class SealedPostgres(Ringed):
 
         -> (id, version). Raises Refusal: invalid_address, invalid_tags, invalid_secret, duplicate_secret.
         """
-        check_address(address)
-        tags = check_tags(tags)
-        check_value(value, (address, *tags, *tags.values()))
+        put = _checked(Put(address, value, tags))
         async with self._turn() as db:
-            await self._check_duplicate(db, value, allow_duplicate)
-            present = await db.fetchval(self._db.sql(_AT), address)
-            if present is None:
-                secret_id = secret_id or new_id(self._entropy)
-                if (
-                    await db.fetchval(self._db.sql(_NEW), secret_id, address, encode_tags(tags), self._clock.now())
-                    is None
-                ):
-                    raise Refusal("already_exists", f"The id {secret_id} is that of another entry")
-            else:
-                secret_id = str(present)
-                await self._bind(db, await self._entry(db, secret_id), tags)
-            return secret_id, await self._add(db, secret_id, tag_digest(address, tags), value)
+            return await self._put(db, put, allow_duplicate, secret_id)
+
+    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]:
+        """`put` for several: all of them or none."""
+        check_apart(puts)
+        checked = [_checked(put) for put in puts]
+        async with self._turn() as db:
+            return [await self._put(db, put, False, None) for put in checked]
 
     async def put_version(self, secret_id: str, value: Secret, allow_duplicate: bool = False) -> int:
         """A new current version under the entry's present tags -> its number."""
@@ -301,6 +294,19 @@ class SealedPostgres(Ringed):
         versions = await db.fetch(self._db.sql(_VERSIONS + " WHERE secret_id = $1 ORDER BY version"), secret_id)
         return entry_of(tuple(row), [(number, state, created) for _, number, state, created in versions])
 
+    async def _put(self, db: Connection, put: Put, allow_duplicate: bool, secret_id: str | None) -> tuple[str, int]:
+        await self._check_duplicate(db, put.value, allow_duplicate)
+        present, tags = await db.fetchval(self._db.sql(_AT), put.address), dict(put.tags)
+        if present is None:
+            secret_id = secret_id or new_id(self._entropy)
+            row = (secret_id, put.address, encode_tags(tags), self._clock.now())
+            if await db.fetchval(self._db.sql(_NEW), *row) is None:
+                raise Refusal("already_exists", f"The id {secret_id} is that of another entry")
+        else:
+            secret_id = str(present)
+            await self._bind(db, await self._entry(db, secret_id), tags)
+        return secret_id, await self._add(db, secret_id, tag_digest(put.address, tags), put.value)
+
     async def _add(self, db: Connection, secret_id: str, digest: bytes, value: Secret) -> int:
         now, sql = self._clock.now(), self._db.sql
         number = cast(int, await db.fetchval(sql(_LAST), secret_id)) + 1
@@ -331,6 +337,12 @@ class SealedPostgres(Ringed):
         secret_id = f"internal/{name}"
         sealed = await seal(secret_id, 1, tag_digest(secret_id, {}), value, self._sealers, self._entropy)
         await db.execute(self._db.sql(_KEEP), name, sealed, self._clock.now())
+
+
+def _checked(put: Put) -> Put:
+    tags = check_tags(put.tags)
+    check_value(put.value, (check_address(put.address), *tags, *tags.values()))
+    return put._replace(tags=tags)
 
 
 async def sealed_under(database: Database) -> frozenset[tuple[str, ...]]:

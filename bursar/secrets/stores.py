@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from bursar.core.errors import Refusal
-from bursar.core.provider_keys import SecretEntry, StoreState
+from bursar.core.provider_keys import Put, SecretEntry, StoreState, check_apart
 from bursar.core.secret import Secret
 from bursar.core.strict import suggest
 from bursar.ports import SecretStore
@@ -136,6 +136,28 @@ class Stores:
         found, version = await goal.put(address, value, tags, allow_duplicate, secret_id)
         self._seen[found] = goal.name
         return found, version
+
+    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]:
+        """All or none, in one store: the default one, or the one in which the entries of these addresses lie.
+
+        Raises Refusal(store_unsupported) where they would go to several: nothing makes those one act.
+        """
+        check_apart(puts)
+        lies_in = {entry.address: entry.store for entry in await self.entries()}
+        goals = {lies_in.get(put.address, self._default) for put in puts}
+        if len(goals) > 1:
+            message = f"They would go to several stores at once: {', '.join(sorted(goals))}"
+            raise Refusal("store_unsupported", message, "Take those apart, or put them one by one: bursar secrets put")
+        for name in goals:
+            goal = self._named(name)
+            if name in self.away:
+                raise self.away[name]
+            for put in puts:
+                await self._check_duplicate(put.value, False, goal)
+            done = await goal.put_many(puts)
+            self._seen |= {secret_id: name for secret_id, _ in done}
+            return done
+        return []
 
     async def put_version(self, secret_id: str, value: Secret, allow_duplicate: bool = False) -> int:
         store = await self._of(secret_id)

@@ -8,7 +8,7 @@ Bursar's own marks in custom_metadata: `bursar_id` (the entry's id, where it cam
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -16,11 +16,11 @@ import msgspec
 
 from bursar.core.errors import Refusal
 from bursar.core.layout import Layout, derived_id
-from bursar.core.provider_keys import SecretEntry, SecretVersion, VersionState, check_address, check_tags
+from bursar.core.provider_keys import Put, SecretEntry, SecretVersion, VersionState, check_address, check_tags
 from bursar.core.secret import Secret
 from bursar.core.units import NS_PER_S
 from bursar.ports import Clock
-from bursar.secrets.tagging import tag_each
+from bursar.secrets.tagging import put_each, tag_each
 from bursar.secrets.values import Fingerprint, check_value, found_value
 from bursar.secrets.vault_leases import DynamicSecrets
 from bursar.secrets.vault_login import NEVER, VaultClient
@@ -159,6 +159,9 @@ class VaultStore:
         number = await self._write(path, lying, clean, value, found)
         self._paths[found] = path
         return found, number
+
+    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]:
+        return await put_each(self, puts)
 
     async def put_version(self, secret_id: str, value: Secret, allow_duplicate: bool = False) -> int:
         lying = await self._writable(secret_id)

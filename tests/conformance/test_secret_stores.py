@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 import pytest
 
 from bursar.core.errors import RULES, Refusal
-from bursar.core.provider_keys import provider_key_of
+from bursar.core.provider_keys import Put, provider_key_of
 from bursar.core.secret import Secret
 from tests.conformance.stands import Stand
 
@@ -103,6 +103,7 @@ async def test_a_store_that_cannot_be_written_says_so(fixed: Stand) -> None:
     assert not fixed.store.writable
     for act in (
         fixed.store.put(BETA, made(), TAGS),
+        fixed.store.put_many([Put(BETA, made(), TAGS)]),
         fixed.store.put_version(secret_id, made()),
         fixed.store.tag(secret_id, {"ticket": None}),
         fixed.store.set_disabled(secret_id, True),
@@ -167,6 +168,22 @@ async def test_tags_of_several_are_set_or_none_of_them(written: Stand) -> None:
     assert await word_of(written.store.tag_many({one: {"ticket": "2"}, two: {"purpose": ","}})) == "invalid_tags"
     assert await word_of(written.store.tag_many({one: {"ticket": "2"}, "sec_nothing": {}})) == "secret_not_found"
     assert (await written.store.entry(one)).tags["ticket"] == "1"
+
+
+async def test_several_are_stored_or_none_of_them(written: Stand) -> None:
+    held, values = made(), [made() for _ in range(4)]
+    await written.store.put(ALPHA, held, TAGS)
+    before = await written.store.entries()
+    puts = [Put(f"openai/*/api_key/many/n{n}", value, TAGS) for n, value in enumerate(values)]
+    again = Put("openai/*/api_key/many/x", held, TAGS)
+    assert await word_of(written.store.put_many([*puts[:2], again, *puts[2:]])) == "duplicate_secret"
+    assert await word_of(written.store.put_many([*puts, puts[0]])) == "invalid_address"
+    assert await word_of(written.store.put_many([*puts, Put(BETA, values[0], {})])) == "duplicate_secret"
+    assert await word_of(written.store.put_many([*puts, Put(BETA, made(), {"purpose": ","})])) == "invalid_tags"
+    assert await written.store.entries() == before
+    stored = await written.store.put_many(puts)
+    assert [await written.store.get(secret_id) for secret_id, _ in stored] == values
+    assert [(await written.store.entry(secret_id)).tags for secret_id, _ in stored] == [TAGS] * 4
 
 
 async def test_an_entry_is_switched_off_and_on(written: Stand) -> None:

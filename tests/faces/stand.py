@@ -37,6 +37,7 @@ from bursar.control.owners import Owners
 from bursar.control.policy_export import Place
 from bursar.control.prices import Prices
 from bursar.control.promotion import Promotions
+from bursar.control.provider_key_imports import Imports
 from bursar.control.provider_keys import ProviderKeys
 from bursar.control.replay_feed import ReplayFeed
 from bursar.control.restored import RestoredNode
@@ -239,6 +240,7 @@ class Stand:
             key_map=key_map,
             checklist=Checklist(directory, key_map, usage, wrapping_keys, self.copies, frozenset({"surroundings"})),
             tag_sheets=TagSheets(directory, self.provider_keys),
+            imports=Imports(self.provider_keys, History(directory)),
             restored=RestoredNode(MarkerFile(self.folder), self.audit, self.clock),
             status=StatusBoard(directory, self._facts),
             decisions=self.decisions,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bursar.core.errors import Refusal
 from bursar.faces.cli_terminal import CONFIG_FAULTS, REFUSED, USAGE
 from tests.control.test_import_litellm import CANARY, CONFIG, KEYS, TEAMS, USERS
 from tests.core.key_samples import samples
@@ -46,23 +47,98 @@ def test_a_dotenv_file_is_sealed_and_the_lines_to_delete_are_told(cli: Cli, tmp_
     tags = {entry["address"].partition("/")[0]: entry["tags"] for entry in cli.json("secrets", "list")}
     assert tags["openai"]["allowed_models"] == "gpt-4o"
     assert {tag["billing_owner"] for tag in tags.values()} == {"ann"}
-    assert "is there" in cli("import", "dotenv", str(file), "--yes").output
+    assert "address taken" in cli("import", "dotenv", str(file), "--yes").output
 
 
-def test_what_cannot_be_sealed_is_told_and_the_rest_is_sealed(cli: Cli, tmp_path: Path) -> None:
+def state(cli: Cli) -> object:
+    return [(entry["address"], entry["version"], entry["tags"]) for entry in cli.json("secrets", "list")]
+
+
+def test_one_that_cannot_be_sealed_leaves_all_unsealed(cli: Cli, tmp_path: Path) -> None:
+    """Everything that is wrong is told, with its line, and how to go on without it."""
     file = tmp_path / "keys.csv"
-    file.write_text(
-        f"address,value,billing_owner\nopenai/*/api_key/prod/*,{OPENAI},ann\n"
-        f"openai/*/api_key/dev/*,{OPENAI},ann\nnobody/*/api_key/prod/*,{ANTHROPIC},ann\n"
-    )
-    result = cli("import", "csv", str(file), "--yes", "--json", code=REFUSED)
-    told = json.loads(result.stdout)
-    assert told["sealed"] == ["openai/*/api_key/prod/*"]
-    assert {one["code"] for one in told["failed"]} == {"duplicate_secret", "invalid_address"}
-    assert told["delete"] == [f"{file}:2 openai/*/api_key/prod/*"]
-    assert OPENAI not in result.output
+    good = [f"openai/*/api_key/{n}/*,{OPENAI}-{n},ann,\n" for n in range(8)]
+    bad = [f"nobody/*/api_key/prod/*,{ANTHROPIC},ann,\n", f"openai/*/api_key/x/*,{ANTHROPIC}-x,zoe,\n"]
+    file.write_text("".join(["address,value,billing_owner,purpose\n", *good[:4], *bad, *good[4:]]))
+    for words in ((), ("--preview",)):
+        told = cli("import", "csv", str(file), "--yes", *words, code=CONFIG_FAULTS).stderr
+        assert "line 6 nobody/*/api_key/prod/*" in told
+        assert "line 7 openai/*/api_key/x/*: There is no owner 'zoe'" in told
+        assert "nothing was sealed" in told
+        assert OPENAI not in told
+    assert state(cli) == []
+    without = [word for row in bad for word in ("--without", row.partition(",")[0])]
+    assert all(word in told for word in without)
+    assert len(cli.json("import", "csv", str(file), "--yes", *without)["sealed"]) == 8
     file.write_text("value,address\n")
     assert "line 1" in cli("import", "csv", str(file), code=CONFIG_FAULTS).stderr
+
+
+def test_a_store_that_fails_in_the_middle_has_none_of_them(
+    cli: Cli, stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text("".join(f"OPENAI_API_KEY_{n}={OPENAI}-{n}\n" for n in range(10)))
+    write, written = stand.secrets._write_version, []
+
+    def failing(*args: object) -> None:
+        written.append(args[0])
+        if len(written) == 5:
+            raise Refusal("secrets_unavailable", "The disk is full", "Make room")
+        write(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stand.secrets, "_write_version", failing)
+    told = cli("import", "dotenv", str(file), "--yes", code=REFUSED).stderr
+    assert "The disk is full; nothing was sealed" in told
+    assert len(written) == 5
+    assert state(cli) == []
+    monkeypatch.undo()
+    assert len(cli.json("import", "dotenv", str(file), "--yes")["sealed"]) == 10
+
+
+def test_an_import_is_one_change_and_is_taken_back_whole(cli: Cli, tmp_path: Path) -> None:
+    cli("secrets", "put", "openai/*/api_key/from-env/*", "--tag", "billing_owner=ann", stdin=OPENAI)
+    before = state(cli)
+    file = tmp_path / ".env"
+    file.write_text(f"OPENAI_API_KEY={OPENAI}-new\nANTHROPIC_API_KEY={ANTHROPIC}\n")
+    version = cli.json("status")["directory_version"]
+    assert "address taken; --replace" in cli("import", "dotenv", str(file), "--preview").output
+    assert "a new value; its tags stay" in cli("import", "dotenv", str(file), "--preview", "--replace").output
+    told = cli.json("import", "dotenv", str(file), "--replace", "--yes")
+    assert told["version"] == version + 1 == cli.json("status")["directory_version"]
+    assert told["undo"] == f"bursar import undo {version + 1}"
+    tags = {entry["address"]: entry["tags"] for entry in cli.json("secrets", "list")}
+    assert tags["openai/*/api_key/from-env/*"]["billing_owner"] == "ann"
+    assert told["undo"] in cli("undo", str(version + 1), code=REFUSED).stderr
+    assert "no import" in cli("import", "undo", str(version), "--yes", code=REFUSED).stderr
+    cli("import", "undo", str(version + 1), "--yes")
+    ((address, number, kept),) = state(cli)  # type: ignore[misc]
+    assert (address, kept) == (before[0][0], before[0][2])  # type: ignore[index]
+    assert number == 3
+    again = cli("secrets", "put", "openai/*/api_key/other/*", stdin=OPENAI, code=REFUSED).stderr
+    assert "duplicate_secret" in again
+    cli("import", "undo", str(version + 1), "--yes")  # said again, it has nothing left to do
+    cli("secrets", "tag", address, "purpose=embedding")
+    cli("import", "dotenv", str(file), "--replace", "--yes")
+
+
+def test_what_was_changed_after_an_import_is_not_taken_back(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"OPENAI_API_KEY={OPENAI}\nANTHROPIC_API_KEY={ANTHROPIC}\n")
+    version = cli.json("import", "dotenv", str(file), "--yes")["version"]
+    cli("secrets", "tag", "openai/*/api_key/from-env/*", "billing_owner=ann")
+    assert "changed_since" in cli("import", "undo", str(version), "--yes", code=REFUSED).stderr
+    assert len(cli.json("secrets", "list")) == 2
+
+
+def test_a_value_that_is_stored_already_is_left_alone(cli: Cli, tmp_path: Path) -> None:
+    cli("secrets", "put", "openai/*/api_key/prod/*", stdin=OPENAI)
+    file = tmp_path / ".env"
+    file.write_text(f"OPENAI_API_KEY={OPENAI}\nANTHROPIC_API_KEY={ANTHROPIC}\nANTHROPIC_API_KEY_TWO={ANTHROPIC}\n")
+    shown = cli("import", "dotenv", str(file), "--preview").output
+    assert "stored already: openai/*/api_key/prod/*" in shown
+    assert "stored already: anthropic/*/api_key/from-env/*" in shown
+    assert cli.json("import", "dotenv", str(file), "--yes")["sealed"] == ["anthropic/*/api_key/from-env/*"]
 
 
 def test_the_environment_is_looked_through(cli: Cli) -> None:

@@ -1,12 +1,12 @@
 """The cache in front of a store: what it saves, what it serves while the store is away, and what it never does."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 
 import pytest
 
 from bursar.core.errors import Refusal
-from bursar.core.provider_keys import SecretEntry, SecretVersion
+from bursar.core.provider_keys import Put, SecretEntry, SecretVersion
 from bursar.core.secret import Secret
 from bursar.secrets.cache import CachedStore, CachePolicy
 
@@ -63,6 +63,9 @@ class Scripted:
         await self._answer("put")
         self.version += 1
         return "sec_a", self.version
+
+    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]:
+        return [await self.put() for _ in puts]
 
     async def put_version(self, *_: object) -> int:
         self.version += 1
