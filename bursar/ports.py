@@ -318,6 +318,8 @@ class SecretStore(Protocol):
 
     Besides the words below each call raises what the store itself is in: secrets_unavailable, store_sealed,
     store_denied, store_login_failed, store_throttled, store_mismatch; `store_read_only` where it cannot be written.
+    `put_many` and `tag_many`: all of them or none, where the store can promise that; else `put_many` takes new entries
+    only (`store_unsupported`), and destroys what it has made when one fails.
     """
 
     @property
@@ -343,12 +345,7 @@ class SecretStore(Protocol):
         """
         ...
 
-    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]:
-        """`put` for several: all of them or none. A store without transactions takes new entries only.
-
-        Raises Refusal: as `put`; store_unsupported.
-        """
-        ...
+    async def put_many(self, puts: Sequence[Put]) -> list[tuple[str, int]]: ...
 
     async def put_version(self, secret_id: str, value: Secret, allow_duplicate: bool = False) -> int: ...
 
@@ -360,13 +357,9 @@ class SecretStore(Protocol):
 
     async def entries(self) -> list[SecretEntry]: ...
 
-    async def tag(self, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry:
-        """Set tags, None removes one."""
-        ...
+    async def tag(self, secret_id: str, changes: Mapping[str, str | None]) -> SecretEntry: ...  # None removes one
 
-    async def tag_many(self, changes: Mapping[str, Mapping[str, str | None]]) -> list[SecretEntry]:
-        """`tag` for several entries: all of them or none, where the store can promise that."""
-        ...
+    async def tag_many(self, changes: Mapping[str, Mapping[str, str | None]]) -> list[SecretEntry]: ...
 
     async def set_disabled(self, secret_id: str, disabled: bool) -> SecretEntry: ...
 
