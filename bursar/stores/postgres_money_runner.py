@@ -179,6 +179,7 @@ class Runner:
                     continue
                 await self._wake.wait()
                 self._wake.clear()
+                await self._be_ready()  # the connection may have broken while nobody asked
                 if not self.down:
                     await self._turn()
             except AWAY as fault:

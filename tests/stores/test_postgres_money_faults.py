@@ -150,3 +150,17 @@ async def _held(money: PostgresMoney, ceiling: int) -> Held:
             return got
         assert got == "store_unavailable"
         await until(lambda: not money.down, 60)
+
+
+async def test_a_connection_that_broke_while_nobody_asked_costs_no_call(nodes: Nodes, proxy: FaultProxy) -> None:
+    """As a pooler or a firewall ends what is idle: the next call finds it out, and need not be the one who pays."""
+    money = await nodes.start(through(proxy, nodes.url))
+    money.define(budget(1_000_000))
+    await opened(money)
+    for _ in range(5):
+        lost = money._runner._db
+        assert lost is not None
+        proxy.reset()
+        await until(lost.is_closed)
+        assert isinstance(await tried(money, 100), Held)
+    assert (await nodes.verify()).counts.holds >= 5
