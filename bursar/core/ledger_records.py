@@ -281,6 +281,23 @@ def define_record(definition: BudgetDef, t: int) -> DefineRecord:
     )
 
 
+def definition_of(record: DefineRecord) -> BudgetDef:
+    """What `define_record` was made from."""
+    return BudgetDef(
+        id=record.id,
+        version=record.version,
+        subject_kind=record.subject_kind,
+        subject=record.subject,
+        limit_pico=int(record.limit),
+        hard=record.hard,
+        window=record.window,
+        thresholds=record.thresholds,
+        name=record.name,
+        mode=record.mode,
+        deleted=record.deleted,
+    )
+
+
 def counts_of(usage: Usage) -> Counts:
     return (
         usage.input_tokens,

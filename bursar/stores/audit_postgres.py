@@ -15,7 +15,8 @@ Row = tuple[int, int, str, str, str, str, bytes, bytes]
 
 _INSERT = """INSERT INTO bursar.audit_record (chain, seq, at_ns, actor, action, target, outcome, hash, payload)
     SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[],
-        $9::bytea[])"""
+        $9::bytea[])
+    WHERE coalesce((SELECT max(seq) FROM bursar.audit_record WHERE chain = $1), 0) = ($2::bigint[])[1] - 1"""
 _LAST = "SELECT seq, hash FROM bursar.audit_record WHERE chain = $1 ORDER BY seq DESC LIMIT 1"
 _AFTER = "SELECT hash, payload FROM bursar.audit_record WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3"
 _CHAINS = "SELECT DISTINCT chain FROM bursar.audit_record ORDER BY chain"
@@ -49,9 +50,12 @@ class AuditPostgres:
         try:
             with named_faults("audit_unavailable", "The audit was not written"):
                 async with self._store.transaction() as db:
-                    await db.execute(self._store.sql(_INSERT), self._chain, *(list(column) for column in columns))
+                    done = await db.execute(self._store.sql(_INSERT), self._chain, *map(list, columns))
         except Refusal as refusal:
             raise _failed(refusal) from None
+        if done == "INSERT 0 0":  # another writer, or a standby has taken over that lacks the last records
+            message = f"The chain {self._chain} does not end in PostgreSQL where this node left it"
+            raise AuditFailed(message, "Repeat what needed the record", {"sink": "PostgreSQL"})
 
     async def position(self) -> tuple[int, bytes]:
         """(seq, hash) of the chain's last record; (0, GENESIS) before the first."""

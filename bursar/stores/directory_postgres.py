@@ -3,6 +3,9 @@
 A commit takes the head's row, compares the version it was decided on, and writes entities, history and the set of
 paused subjects in one transaction; listeners are notified as it commits. A commit whose answer was lost is looked up by
 its id before it is called a failure.
+
+A standby that has become the primary may lack the last versions, and count on from there: what was read before is read
+anew as a whole.
 """
 
 import secrets
@@ -21,11 +24,14 @@ MAX_DELTAS = 500
 
 PAUSABLE = ("key", "team", "owner", "provider_key")
 
-_HEAD = "SELECT version FROM bursar.directory_head"
-_TAKE_HEAD = "SELECT version FROM bursar.directory_head WHERE id = 1 FOR UPDATE"
+_HEAD = """SELECT version, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline
+           FROM bursar.directory_head WHERE id = 1"""
+_TAKE_HEAD = f"{_HEAD} FOR UPDATE"
 _ENTITIES = "SELECT kind, body FROM bursar.directory_entity ORDER BY kind, id"
 # One statement, so that head and changes are of one moment.
-_SINCE = """SELECT h.version AS head, c.version, c.kind, c.id, c.body FROM bursar.directory_head h
+_SINCE = """SELECT h.version AS head, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
+                c.version, c.kind, c.id, c.body
+            FROM bursar.directory_head h
             LEFT JOIN bursar.directory_change c ON c.version > $1 AND c.version <= $2
             ORDER BY c.version, c.part"""
 _BEFORE = """SELECT kind, id, body FROM bursar.directory_entity
@@ -86,15 +92,17 @@ class DirectoryPostgres:
 
     def __init__(self, store: Postgres) -> None:
         self._store = store
+        self._timeline = ""  # of the database whose versions were read last: see `postgres.TIMELINE`
 
     async def snapshot(self) -> Snapshot:
         """Everything at one version, ordered by id. Raises Refusal(directory_unavailable)."""
         with named_faults("directory_unavailable", "The directory was not read"):
             async with self._store.transaction() as db:
                 await db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                version = await db.fetchval(self._store.sql(_HEAD))
+                head = await db.fetchrow(self._store.sql(_HEAD))
                 rows = await db.fetch(self._store.sql(_ENTITIES), timeout=60)
-        return snapshot_of(version, rows)
+        self._timeline = head["timeline"]
+        return snapshot_of(head["version"], rows)
 
     async def changes_since(self, version: int) -> list[Delta] | None:
         """At most MAX_DELTAS later changes; none = that version is the present one, None = it is none of this store."""
@@ -102,6 +110,8 @@ class DirectoryPostgres:
             async with self._store.connection() as db:
                 rows = await db.fetch(self._store.sql(_SINCE), version, version + MAX_DELTAS)
         head = rows[0]["head"]
+        if self._is_elsewhere(rows[0]["timeline"]):
+            return None
         deltas = deltas_of(row for row in rows if row["version"] is not None)
         if head == version:
             return []
@@ -128,6 +138,12 @@ class DirectoryPostgres:
             async with self._store.connection() as db:
                 return edits_of(await db.fetch(self._store.sql(_HISTORY), before, limit, kind, entity_id))
 
+    def _is_elsewhere(self, timeline: str) -> bool:
+        """Whether these are not the versions that were read before."""
+        if not self._timeline:
+            self._timeline = timeline
+        return self._timeline != timeline
+
     async def _stands(self, version: int, commit_id: str) -> bool:
         """Whether a commit without an answer was done. Raises Refusal(directory_unavailable) when nobody can tell."""
         with named_faults("directory_unavailable", "Whether the change stands is not known"):
@@ -136,9 +152,9 @@ class DirectoryPostgres:
 
     async def _write(self, db: Connection, delta: Delta, provenance: tuple[str, str, int, str]) -> None:
         sql = self._store.sql
-        present = await db.fetchval(sql(_TAKE_HEAD))
-        if delta.version != present + 1:
-            message = f"The directory is at version {present}, the change was decided on {delta.version - 1}"
+        head = await db.fetchrow(sql(_TAKE_HEAD))
+        if delta.version != head["version"] + 1 or self._is_elsewhere(head["timeline"]):
+            message = f"The directory is at version {head['version']}, the change was decided on {delta.version - 1}"
             raise Refusal("directory_changed", message, "Repeat the change")
         rows = rows_of(delta)
         kinds, ids, bodies = _columns(rows)

@@ -23,6 +23,9 @@ Connection = Any  # asyncpg's own: it has no types
 AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """What a statement or a connection can fail with. Whether a commit that failed so stands, only the database knows."""
 
+TIMELINE = "SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
+"""Another answer since a standby was promoted, which may lack the last of what was told before it."""
+
 _BROKEN = (OSError, TimeoutError, asyncio.CancelledError, asyncpg.InterfaceError)
 _SCHEMA = re.compile(r"\bbursar\.(?=[a-z_])")
 _HINT = "See whether PostgreSQL runs and answers: bursar check --connect"

@@ -24,6 +24,7 @@ from bursar.core.ledger_records import (
     Record,
     RowImage,
     define_record,
+    definition_of,
 )
 from bursar.core.units import NS_PER_S
 from bursar.stores.postgres import Connection, Postgres
@@ -79,6 +80,13 @@ class Budgets:
             return False
         self._asked[definition.id] = definition
         return True
+
+    def forget(self) -> None:
+        """Their numbers may mean others now: all that are known are to be taken again."""
+        known = [definition_of(one.budget.definition) for one in self.known.values()]
+        self._asked = {definition.id: definition for definition in known} | self._asked
+        self.known.clear()
+        self.by_no.clear()
 
     @property
     def asked(self) -> bool:

@@ -45,6 +45,11 @@ class Labels:
         self._known: dict[LabelKey, int] = {}
         self._names: dict[int, dict[str, str]] = {}
 
+    def forget(self) -> None:
+        """Their numbers may mean others now."""
+        self._known.clear()
+        self._names.clear()
+
     def find(self, request: HoldRequest) -> int | None:
         return self._known.get(_key(request))
 

@@ -4,14 +4,19 @@ A session is one life of one node. It is renewed with every act; silent for long
 by whoever notices first: the claim is one conditional update. From then on none of its holds can be made, and those it
 left open are posted as `unreconciled`. A node that was only cut off finds its session over, takes a new one, and what
 it settles late becomes a correction.
+
+A standby that has become the primary may know nothing of a session that has begun: then its number may be given again.
 """
 
-from bursar.stores.postgres import Postgres
+from collections.abc import Iterable
+
+from bursar.stores.postgres import TIMELINE, Connection, Postgres
 from bursar.stores.postgres_money_act import COUNT_BITS
 
 _BEGIN = """INSERT INTO bursar.ledger_session (node, began_ns, seen_ns, lease_ns, last_hold)
     SELECT $1, bursar.ledger_now(), bursar.ledger_now(), $2, 0
-    WHERE NOT EXISTS (SELECT FROM bursar.ledger_moving WHERE done_ns IS NULL) RETURNING id"""
+    WHERE NOT EXISTS (SELECT FROM bursar.ledger_moving WHERE done_ns IS NULL)
+    RETURNING id, began_ns"""
 _END = """UPDATE bursar.ledger_session SET ended_ns = bursar.ledger_now(), ended_by = id
     WHERE id = $1 AND ended_ns IS NULL"""
 _CLAIM = """UPDATE bursar.ledger_session SET ended_ns = coalesce(ended_ns, bursar.ledger_now()), ended_by = $1
@@ -22,9 +27,13 @@ _CLAIM = """UPDATE bursar.ledger_session SET ended_ns = coalesce(ended_ns, bursa
             OR (s.ended_ns IS NOT NULL AND (o.ended_ns IS NOT NULL OR o.seen_ns + o.lease_ns < bursar.ledger_now()))
         ) ORDER BY s.id FOR UPDATE OF s SKIP LOCKED
     )"""
+_STANDING = """SELECT s.id FROM bursar.ledger_session s
+    JOIN unnest($2::integer[], $3::bigint[]) AS mine(id, began_ns) ON mine.id = s.id AND mine.began_ns = s.began_ns
+    WHERE s.node = $1"""
 _MINE = """SELECT id FROM bursar.ledger_session WHERE recovered_ns IS NULL AND ended_ns IS NOT NULL AND ended_by = $1
     ORDER BY id"""
 _LEFT_OPEN = "SELECT id FROM bursar.ledger_hold WHERE id >= $1 AND id < $2 ORDER BY id LIMIT $3"
+_OPEN = "SELECT id FROM bursar.ledger_hold WHERE id >= $1 AND id < $2 AND id <> ALL($3::bigint[]) ORDER BY id"
 _RECOVERED = "UPDATE bursar.ledger_session SET recovered_ns = bursar.ledger_now() WHERE id = $1"
 
 
@@ -40,14 +49,38 @@ class Nodes:
         self._store = store
         self._node = node
         self._lease_ns = int(lease_s * 1e9)
+        self._highest = 0
+        self._begun: dict[int, int] = {}  # sessions of this node, and when, by the database's clock
+
+    async def timeline(self, db: Connection) -> str:
+        return str(await db.fetchval(TIMELINE))
+
+    async def standing(self, db: Connection) -> set[int]:
+        """The sessions of this node that the database has. What it has not, this node never comes back to."""
+        rows = await db.fetch(self._store.sql(_STANDING), self._node, list(self._begun), list(self._begun.values()))
+        found = {row["id"] for row in rows}
+        self._begun = {session: began for session, began in self._begun.items() if session in found}
+        return found
+
+    async def open_but(self, db: Connection, session: int, known: Iterable[int]) -> list[int]:
+        """Ids of a session's open holds that are not among these."""
+        rows = await db.fetch(self._store.sql(_OPEN), first_id(session), first_id(session + 1), list(known))
+        return [row["id"] for row in rows]
 
     async def begin(self) -> int:
-        """A new session for this node. Raises ConnectionError while a ledger is being brought here."""
+        """A new session for this node, of a number that it never had. Raises ConnectionError while a ledger is being
+        brought here.
+        """
         async with self._store.connection() as db:
-            session = await db.fetchval(self._store.sql(_BEGIN), self._node, self._lease_ns)
-        if session is None:
+            begun = await db.fetchrow(self._store.sql(_BEGIN), self._node, self._lease_ns)
+        if begun is None:
             raise ConnectionError(0, "a ledger is half way into this database: finish `bursar store migrate`")
-        return int(session)
+        session: int = begun["id"]
+        if session <= self._highest:  # one that a lost primary had given
+            return await self.begin()
+        self._highest = session
+        self._begun[session] = begun["began_ns"]
+        return session
 
     async def end(self, session: int) -> None:
         """This node is done with it; what may still be open of it is for others to book."""

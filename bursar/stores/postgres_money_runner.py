@@ -18,6 +18,7 @@ from bursar.core.ledger import Held, HoldRequest
 from bursar.core.ledger_budget import unknown_budget
 from bursar.stores.postgres import AWAY, Connection, Postgres, said
 from bursar.stores.postgres_money_act import (
+    COUNT_BITS,
     DONE,
     HELD,
     MOST_ENDS,
@@ -31,6 +32,7 @@ from bursar.stores.postgres_money_act import (
     End,
     Waiting,
     act,
+    unreconciled,
     void,
 )
 from bursar.stores.postgres_money_budgets import Budgets
@@ -64,6 +66,7 @@ class Runner:
         self._on_events = on_events
         self._hold_s = hold_s
         self._db: Connection | None = None
+        self._timeline = ""  # of the database that all this is known of
         self._count = 0  # of this session's holds
         self._any_window = False
         self._taking: asyncio.Task[None] | None = None
@@ -188,10 +191,34 @@ class Runner:
 
     async def _be_ready(self) -> None:
         if self._db is None or self._db.is_closed():
-            self._db = await self._store.dedicated()
+            self._db = db = await self._store.dedicated()
+            timeline = await self._nodes.timeline(db)
+            if self._timeline not in ("", timeline):
+                await self._begin_anew(db)
+            self._timeline = timeline
         if not self.session:
             self.session = await self._nodes.begin()
             self._count = 0
+
+    async def _begin_anew(self, db: Connection) -> None:
+        """A standby has become the primary, and may lack the last of what the one before it had told.
+
+        What is known by its number is asked for again. Of a session that is not there nothing is left to settle. Holds
+        that are open there, and have ended for this node, lack an end that was confirmed: they are booked at their
+        ceiling.
+        """
+        self._labels.forget()
+        self._budgets.forget()
+        standing = await self._nodes.standing(db)
+        self.open = {hold_id for hold_id in self.open if hold_id >> COUNT_BITS in standing}
+        self._settles = deque(it for it in self._settles if it[0] >> COUNT_BITS in standing)
+        if self.session in standing:
+            known = self.open.union(it[0] for it in self._settles)
+            lost = await self._nodes.open_but(db, self.session, known)
+        else:
+            self.session, lost = 0, []
+        self.settle(*map(unreconciled, lost))
+        _log.warning("a standby has taken over: %d holds whose end it lacks are booked at their ceiling", len(lost))
 
     async def _probe(self) -> None:
         """An act without holds. Quick = money is open."""

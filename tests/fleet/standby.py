@@ -29,7 +29,9 @@ class Pair:
         until(lambda: self._replicated("sync_state") == "sync")
 
     def cut(self) -> None:
-        """The standby hears nothing more."""
+        """The standby has what was committed before this, and hears nothing more."""
+        reached = self.primary.psql("SELECT pg_current_wal_flush_lsn()")
+        until(lambda: self.standby.psql(f"SELECT pg_last_wal_receive_lsn() >= '{reached}'") == "t")
         self.standby.psql("ALTER SYSTEM SET primary_conninfo = ''")
         self.standby.psql("SELECT pg_reload_conf()")
         until(lambda: not self._replicated("state"))
@@ -37,6 +39,9 @@ class Pair:
     def fail_over(self) -> None:
         """The primary is gone with its disk; the standby is the primary."""
         self.primary.lose()
+        self.promote()
+
+    def promote(self) -> None:
         self.standby.promote()
         self.primary = self.standby
 

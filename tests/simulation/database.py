@@ -282,6 +282,9 @@ class FakeNodes:
         async with self._store.connection() as db:
             return await db.ask(act)
 
+    async def timeline(self, _: FakeConnection) -> str:
+        return "1"
+
     async def begin(self) -> int:
         number: int = await self._ask(lambda: self._store.database.begin(self._node, self._lease_ns))
         return number

@@ -8,7 +8,7 @@ import pytest
 
 from bursar.control.audit import AuditLog
 from bursar.control.audit_notary import Signer
-from bursar.core.audit import GENESIS, AuditFailed, Wanted, decode_record, unframe
+from bursar.core.audit import GENESIS, AuditFailed, Wanted, chain_hash, decode_record, unframe
 from bursar.core.secret import Secret
 from bursar.stores.audit_file import AuditFile
 from bursar.stores.audit_postgres import AuditPostgres, chains
@@ -69,6 +69,28 @@ async def test_a_second_writer_of_a_chain_is_refused(way: Postgres, tmp_path: Pa
     assert [decode_record(unframe(line)[1]).seq for line in lines] == list(range(1, len(lines) + 1))
     await one.close()
     await two.close()
+
+
+async def test_a_chain_goes_on_where_a_standby_has_it_end(way: Postgres, tmp_path: Path) -> None:
+    """One that took over and lacks the last records: the first write is refused, and there is no gap."""
+    log = log_of(way, "a", tmp_path)
+    for number in range(5):
+        await log.append("admin", "key.create", f"key/{number}", {})
+    async with way.connection() as db:
+        await db.execute("SET session_replication_role = replica; DELETE FROM bursar.audit_record WHERE seq > 3")
+        await db.execute("RESET session_replication_role")
+    with pytest.raises(AuditFailed, match="does not end in PostgreSQL where this node left it"):
+        await log.append("admin", "key.create", "key/lost", {})
+    await log.append("admin", "key.create", "key/later", {})
+    await log.close()
+    last, records = GENESIS, []
+    for line in await AuditPostgres(way, "a").read(0, 1000):
+        found, payload = unframe(line)
+        assert found == chain_hash(last, payload)
+        last = found
+        records.append(decode_record(payload))
+    assert [record.seq for record in records] == list(range(1, len(records) + 1))
+    assert "key/later" in {record.target for record in records}
 
 
 async def test_what_is_written_stays(way: Postgres, tmp_path: Path) -> None:
