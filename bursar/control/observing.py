@@ -19,6 +19,7 @@ from bursar.core.controls import CONTROLS
 from bursar.core.directory import Entity, KeySecret, LimitDef, Observed, Owner, Policy, Team, VirtualKey
 from bursar.core.errors import Refusal
 from bursar.core.observing import is_passed_on
+from bursar.core.routing import address_parts
 from bursar.core.secret import Secret
 from bursar.core.tokens import digest, mint
 from bursar.ports import Entropy
@@ -171,13 +172,23 @@ class Observing:
         for entry in await self._provider_keys.all():
             if entry.address == address and entry.tags.get(TAG) == key.id:
                 return entry.id
-        return (await self._provider_keys.put(actor, address, value, tags)).id
+        try:
+            return (await self._provider_keys.put(actor, address, value, tags)).id
+        except Refusal as refusal:
+            held = str(refusal.facts.get("address", ""))
+            if refusal.word != "duplicate_secret" or address_parts(held)[4] not in ("*", team.id):
+                raise
+            return str(refusal.facts["secret"])  # it lies there already, for this team as well: that one is used
 
     async def unseal(self, actor: str, key_id: str) -> VirtualKey:
         """Back to how it was: the provider key is passed on again, the virtual key's text is worth nothing, and what
-        the vault has is shredded. Raises Refusal(unknown_id | no_undo).
+        was sealed for it is shredded. Raises Refusal(unknown_id | no_undo).
         """
         was: list[str] = []
+        sealed = [entry for entry in await self._provider_keys.all() if entry.tags.get(TAG) == key_id]
+        if any(entry.version > 1 for entry in sealed):
+            message = f"The provider key that was sealed for {key_id} has been replaced since"
+            raise Refusal("no_undo", message, f"Applications go on with the virtual key: bursar observe show {key_id}")
 
         def decide(book: Book) -> Change:
             key, observed = _observed(book, key_id)
@@ -191,8 +202,9 @@ class Observing:
             return Change(action="observe.unseal", target=f"key/{key_id}", put=put, facts={"secret": was[0]})
 
         await self._directory.change(actor, decide)
-        if any(entry.id == was[0] for entry in await self._provider_keys.all()):
-            await self._provider_keys.destroy(actor, was[0])
+        for entry in sealed:
+            if entry.id == was[0]:
+                await self._provider_keys.destroy(actor, entry.id)
         return self.get(key_id)
 
     async def close(self, actor: str, key_id: str) -> VirtualKey:

@@ -167,6 +167,32 @@ def _none() -> Observed:
     raise AssertionError("it is observed")
 
 
+async def test_a_key_that_the_vault_has_is_not_sealed_twice(stand: Stand) -> None:
+    """For this team, or for all, the entry is used as it is, and stays when the sealing is taken back."""
+    await stand.seen()
+    team = await stand.team()
+    entry = await stand.provider_keys.put(ACTOR, f"openai/*/api_key/prod/{team}", KEY, {})
+    with pytest.raises(Refusal) as refused:
+        await stand.observing.seal(ACTOR, ID, KEY)
+    assert refused.value.word == "duplicate_secret"
+    minted = await stand.observing.seal(ACTOR, ID, KEY, team)
+    assert minted.key.observed is not None
+    assert minted.key.observed.secret_id == entry.id
+    await stand.observing.unseal(ACTOR, ID)
+    assert [one.id for one in await stand.provider_keys.all()] == [entry.id]
+
+
+async def test_what_was_replaced_in_the_vault_is_not_taken_back(stand: Stand) -> None:
+    await stand.seen()
+    await stand.observing.seal(ACTOR, ID, KEY)
+    (entry,) = await stand.provider_keys.all()
+    await stand.provider_keys.put(ACTOR, entry.address, Secret("sk-the-next-one"), entry.tags)
+    with pytest.raises(Refusal) as refused:
+        await stand.observing.unseal(ACTOR, ID)
+    assert refused.value.word == "no_undo"
+    assert len(await stand.provider_keys.all()) == 1
+
+
 async def test_sealed_into_another_team_its_rules_hold(stand: Stand) -> None:
     await stand.seen()
     team = await stand.team(Policy(models=("gpt-4o",)))
