@@ -35,6 +35,7 @@ FindPrice = Callable[[str, str, int], Price | None]
 _BYTES_PER_TOKEN = 4
 _LONGEST_NS = 3_600 * NS_PER_S  # a call that is said to have ended later has ended then
 _EVENTS_KEPT = 1_000
+_HELD_AS_THEY_WERE = frozenset({"count_tokens", "batches"})  # what a batch can cost is known line by line, and gone
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -170,7 +171,7 @@ class World:
         if not found.ids:
             return 0
         most = max(past.held, spent)
-        if past.call is not None and price is not None and past.call.route != "count_tokens":
+        if past.call is not None and price is not None and past.call.route not in _HELD_AS_THEY_WERE:
             most = max(
                 spent,
                 ceiling(

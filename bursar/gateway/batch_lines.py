@@ -58,7 +58,7 @@ class Lines:
         self._guarded = flight.plan.guard_mode != "off" and bool(node.screens)
         self._rates: _Rates | None = None
         self._sums = [0] * 6
-        self._bytes = 0
+        self._bytes = self._chars = self._cap = 0  # of the largest line
         self._shadowed: dict[tuple[str, str], RuleAsked] = {}
         self._allowed: Allowed | None = None
         self._seen = 0
@@ -159,7 +159,9 @@ class Lines:
         if len(self.references) > MOST_REFERENCES:
             raise Refusal("invalid_field", f"The lines name more than {MOST_REFERENCES} ids", "Make several batches")
         self.count += 1
-        self._bytes += call.input_bytes
+        self._bytes = max(self._bytes, call.input_bytes)
+        self._chars = max(self._chars, call.prompt_chars)
+        self._cap = max(self._cap, allowed.output_cap)
         self.dearest = max(self.dearest, top.pico)
         for place, name in enumerate(Ceiling.__struct_fields__):
             self._sums[place] += getattr(top, name)
@@ -209,7 +211,7 @@ class Lines:
     # ---- at the end
 
     def whole(self) -> Priced:
-        """The batch as one call, which the flight has then. Raises Refusal."""
+        """The batch as one call, which the flight has then: its largest line, so many times. Raises Refusal."""
         if self.faults:
             raise told(self.faults, more=False)
         rates, flight = self._rates, self._flight
@@ -226,8 +228,12 @@ class Lines:
             stream=False,
             body=b"",
             input_bytes=self._bytes,
-            prompt_chars=0,
+            prompt_chars=self._chars,
             messages=self.count,
+            max_tokens=self._cap,
+            n=self.count,
+            prompts=self.count,
+            writes=self._cap > 0,
         )
         flight.allowed = msgspec.structs.replace(self._allowed, edits=Edits(), shadowed=[])
         priced = Priced(

@@ -138,3 +138,35 @@ def test_a_batch_outlives_a_killed_gateway_and_is_corrected(make_broker: Callabl
         posted = lambda: Decimal(tenants.balance(key.budgets[0])["posted_usd"])  # noqa: E731
         until(lambda: posted() == Decimal(cost) / 10**12, WAIT_S, f"a balance of {cost} pico-USD")
         assert [row.id for row in client.batches.list()] == [made.id]
+
+
+def test_a_refusal_names_the_lines_and_explains_itself(client: OpenAI, broker: Broker, tenants: Tenants) -> None:
+    key = tenants.key(budget={"limit_usd": "5"})
+    ours = client.with_options(api_key=key.text)
+    uncapped = line(2)
+    del uncapped["body"]["max_tokens"]
+    file_id = upload(ours, line(1), uncapped, line(3, model="gpt-unheard-of"))
+    with pytest.raises(openai.BadRequestError) as refused:
+        begin(ours, file_id)
+    assert refused.value.code == "unbounded_request"
+    assert "line 2: The output is not capped" in str(refused.value)
+    assert "line 3" in str(refused.value)
+    request_id = refused.value.request_id
+    answer = lambda: broker.admin("GET", f"/v1/admin/decisions/{request_id}")  # noqa: E731
+    until(lambda: answer().status_code == 200, WAIT_S, "the decision's record")
+    assert "unbounded_request" in answer().text
+    assert Books(broker.data).attempts(key.id) == []
+
+
+def test_what_it_was_for_is_in_the_usage(client: OpenAI, broker: Broker, tenants: Tenants) -> None:
+    key = tenants.key(budget={"limit_usd": "5"})
+    ours = client.with_options(api_key=key.text)
+    begin(ours, upload(ours, line(1), line(2)))
+    Books(broker.data).settled(key.id, seconds=WAIT_S)
+
+    def told() -> list[Any]:
+        answer = broker.admin("GET", "/v1/admin/usage", params={"by": "key", "then": "purpose"})
+        assert answer.status_code == 200, answer.text
+        return [row for row in answer.json()["items"] if key.id in str(row) and "batch" in str(row)]
+
+    until(told, WAIT_S, "the read model")
