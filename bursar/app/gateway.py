@@ -234,6 +234,7 @@ class Gateway:
             bursar_connections=self._server.connections,
             bursar_bytes_in_flight=self._server.bytes_in_flight,
             bursar_followed=len(node.followed),
+            bursar_observed_keys=len(node.tenants.observed),
             bursar_open_holds=node.money.open_holds,
             bursar_directory_version=node.tenants.version,
             bursar_rates_shared=float(self._rates.shared),

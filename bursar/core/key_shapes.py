@@ -141,22 +141,19 @@ def provider_named(owner: str) -> str:
     return _PROVIDERS.get(owner, owner.lower().replace(" ", "-"))
 
 
-def provider_of(text: str) -> str:
-    """The provider whose API key a text is, all of it, by its shape alone; "" for none, and for Bursar's own."""
-    if len(text) > LONGEST or not text.isascii():
-        return ""
-    for found in look(text.encode()):
-        whole = (found.start, found.end) == (0, len(text))
-        if whole and found.shape.owner != "Bursar" and found.shape.id not in _NOT_FOR_CALLS:
-            return provider_named(found.shape.owner)
-    return ""
-
-
 _WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 _MORE = re.compile(rb"[A-Za-z0-9_-]")
 _COMPILED = [
     (shape, tuple(literal.encode() for literal in shape.literals), re.compile(shape.pattern.encode()))
     for shape in SHAPES
+]
+
+
+_WHOLE = [  # those that are told by nothing but themselves
+    (shape, literal, pattern)
+    for shape, literals, pattern in _COMPILED
+    for literal in literals
+    if "key" not in pattern.groupindex
 ]
 
 
@@ -181,6 +178,20 @@ def unknown_shape(address: str, value: Secret) -> bool:
     raw = value.reveal().encode("utf-8", "surrogatepass")
     named = provider.encode() + b"_api_key="  # some keys are told by their provider's name only
     return not look(raw) and not look(named + raw)
+
+
+def provider_of(text: str) -> str:
+    """The provider whose API key a text is, all of it, by its shape alone; "" for none, and for Bursar's own.
+
+    Strangers choose the text: each shape is tried once, from its begin to its end.
+    """
+    if len(text) > LONGEST or not text.isascii():
+        return ""
+    key = text.encode()
+    for shape, literal, pattern in _WHOLE:
+        if literal in key and pattern.fullmatch(key) and _believable(shape, key):
+            return "" if shape.owner == "Bursar" or shape.id in _NOT_FOR_CALLS else provider_named(shape.owner)
+    return ""
 
 
 def _places(data: bytes, literal: bytes, start: int, end: int) -> Iterator[int]:

@@ -44,6 +44,7 @@ METRICS: dict[str, Metric] = {
     "bursar_breaker_skipped_total": Metric("counter", "Ways that were left out while open", ("provider",)),
     "bursar_ids_unkept_total": Metric("counter", "Answers whose ids could not be kept", ("team",)),
     "bursar_followed": Metric("gauge", "Responses that go on in the background", ()),
+    "bursar_observed_keys": Metric("gauge", "Applications that call with a provider key of their own", ()),
     "bursar_in_flight": Metric("gauge", "Calls in flight", ()),
     "bursar_connections": Metric("gauge", "Open client connections", ()),
     "bursar_bytes_in_flight": Metric("gauge", "Request bytes held in memory", ()),

@@ -136,6 +136,7 @@ async def test_what_was_counted_waits_for_control(root: Root) -> None:
         "bursar_rates_shared",
         "bursar_rates_nodes",
         "bursar_followed",
+        "bursar_observed_keys",
         "bursar_breakers_open",
         "bursar_breakers_shared",
     }

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bursar.core.key_shapes import LONGEST, SHAPES, look, shown
+from bursar.core.key_shapes import LONGEST, SHAPES, look, provider_of, shown
 from tests.core.key_samples import samples
 
 NAMES = [shape.id for shape in SHAPES]
@@ -74,3 +74,26 @@ def test_a_literal_is_looked_at_once_wherever_the_data_is_parted(at: int, name: 
     data = b"." * 150 + samples(random.Random(3))[name].encode() + b"." * 150
     cut = min(at, len(data))
     assert len(look(data, 0, cut)) + len(look(data, cut)) == 1
+
+
+PROVIDERS = {"openai-key": "openai", "anthropic-key": "anthropic", "groq-key": "groq", "azure-openai-key": "azure"}
+PROVIDERS |= {"xai-key": "xai", "bedrock-key": "bedrock", "huggingface-token": "hugging" + "face"}
+
+
+@pytest.mark.parametrize(("name", "provider"), PROVIDERS.items())
+@pytest.mark.parametrize("seed", range(5))
+def test_the_provider_of_a_whole_key_is_known(name: str, provider: str, seed: int) -> None:
+    text = samples(random.Random(seed))[name]
+    assert provider_of(text) == provider
+    for other in (text[:-1] + "!", f" {text}", f"{text}\n", f"x{text}", f"{text} {text}", text * 4):
+        assert provider_of(other) == ""
+
+
+@pytest.mark.parametrize("name", ["bursar-key", "bursar-admin-token", "anthropic-admin-key", "anthropic-oauth-token"])
+def test_what_is_no_key_for_calls_has_no_provider(name: str) -> None:
+    assert provider_of(samples(random.Random(1))[name]) == ""
+
+
+@given(st.text(max_size=600))
+def test_any_text_may_be_asked_for_its_provider(text: str) -> None:
+    assert provider_of(text) == "" or text.isascii()

@@ -333,6 +333,20 @@ async def test_a_conversation_from_before_goes_on(make_stand: MakeStand) -> None
     assert stand.upstream.sent[-1].headers["authorization"] == "Bearer sk-pk-own-1"
 
 
+async def test_an_estimate_and_a_list_of_models_send_nothing_and_prove_nothing(make_stand: MakeStand) -> None:
+    stand = make_stand()
+    told = observing(stand)
+    estimate = FakeExchange("POST", "/v1/estimate", bearer(OPENAI), msgspec.json.encode(chat(max_tokens=9)))
+    await stand.pipeline.serve(estimate)
+    assert estimate.status == 200, estimate.sent
+    models = FakeExchange("GET", "/v1/models", bearer(OPENAI), b"")
+    await stand.pipeline.serve(models)
+    stand.at_rest()
+    assert {one["owned_by"] for one in models.json["data"]} == {"openai"}
+    assert not stand.upstream.sent
+    assert told.keys == []
+
+
 # ---- how many
 
 

@@ -42,6 +42,7 @@ class Services:
         self.counted: list[MetricsDelta] = []
         self.told: list[tuple[str, str, str, dict[str, str | int]]] = []
         self.batches: list[tuple[str, Batch]] = []
+        self.seen_keys: list[tuple[str, str, bytes, str]] = []
 
     def snapshot(self) -> Snapshot:
         return Snapshot(version=self.version, owners=[Owner(id="o", name="O")])
@@ -74,6 +75,9 @@ class Services:
 
     async def happened(self, node: str, word: str, subject: str, facts: dict[str, str | int]) -> None:
         self.told.append((node, word, subject, facts))
+
+    async def seen(self, node: str, key_id: str, digest: bytes, provider: str) -> None:
+        self.seen_keys.append((node, key_id, digest, provider))
 
     async def keep_decisions(self, node: str, batch: Batch) -> None:
         self.batches.append((node, batch))
@@ -318,7 +322,9 @@ async def test_control_is_told_what_was_counted_and_what_happened(pair: Pair) ->
     assert pair.gateway.send(m.Uses(counts=[("pk", 1, 5)]))
     assert pair.gateway.send(m.Happened(word="ledger_overage", subject="b", facts={"pico": 1}))
     assert pair.gateway.send(m.Hello(node="n1", pid=7))  # twice: harmless
-    await until(lambda: pair.services.told)
+    assert pair.gateway.send(m.Seen(key_id="abc", digest=b"\0\xff", provider="openai"))
+    await until(lambda: pair.services.seen_keys)
+    assert pair.services.seen_keys == [("n1", "abc", b"\0\xff", "openai")]
     assert pair.services.counted == [delta]
     assert pair.services.uses == [("pk", 1, 5)]
     assert pair.services.told == [("n1", "ledger_overage", "b", {"pico": 1})]
