@@ -155,6 +155,7 @@ class Gateway:
         await self._server.drain(self._spec.config.drain)
         ship.cancel()
         batches.cancel()
+        await self._let_go()
         keep.cancel()
         await self._backing.close()
         await self._learning.keep()
@@ -163,6 +164,13 @@ class Gateway:
         rates.cancel()
         board.cancel()
         await self._client.close()
+
+    async def _let_go(self) -> None:
+        """What is followed is taken up at the next start; nobody books anything on what is being closed."""
+        followed = list(self.node.followed)
+        for task in followed:
+            task.cancel()
+        await asyncio.gather(*followed, return_exceptions=True)
 
     # ---- what control says
 

@@ -119,8 +119,7 @@ class Tally:
         if usage is None:
             self.doubted += 1
             return
-        if TIER in self._price.tiers:
-            usage = msgspec.structs.replace(usage, service_tier=TIER)
+        usage = msgspec.structs.replace(usage, service_tier=TIER if TIER in self._price.tiers else "")
         try:
             self.pico += cost(self._price, usage).pico
         except ValueError:

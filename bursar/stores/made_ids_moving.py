@@ -1,7 +1,8 @@
 """The ids that providers made, on their way between the file of one node and PostgreSQL: all that are known, compared.
 
 Their order, by the time at which they were made, is what the file keeps of when each was made: a team's oldest is
-forgotten first on either side.
+forgotten first on either side. Jobs (`bursar.core.batches`) name holds, which have new numbers on one node: they do not
+come along there, and what they would have corrected stays as it was booked.
 """
 
 import hashlib
@@ -16,7 +17,8 @@ from bursar.stores.postgres import Connection, Postgres
 from bursar.stores.postgres_made_ids import COLUMNS, made_of, row_of
 
 _ANY = "SELECT EXISTS (SELECT FROM bursar.made_id)"
-_ALL = 'SELECT body FROM bursar.made_id ORDER BY made_at, team COLLATE "C", kind COLLATE "C", id COLLATE "C"'
+_ALL = 'SELECT body FROM bursar.made_id {which} ORDER BY made_at, team COLLATE "C", kind COLLATE "C", id COLLATE "C"'
+_EVERY, _BUT_JOBS = _ALL.format(which=""), _ALL.format(which="WHERE kind <> 'job'")
 _AT_ONCE = 2_000
 _WHAT = "ids that providers made"
 
@@ -58,7 +60,7 @@ async def bring_ids_there(folder: Path, store: Postgres, db: Connection, progres
             columns=COLUMNS,
             timeout=LONGEST_S,
         )
-    return await _compared(known, store, db, f"there are other {_WHAT} in that database already")
+    return await _compared(known, store, db, _EVERY, f"there are other {_WHAT} in that database already")
 
 
 async def bring_ids_here(folder: Path, store: Postgres, db: Connection, progress: Progress | None = None) -> list[Sum]:
@@ -68,14 +70,15 @@ async def bring_ids_here(folder: Path, store: Postgres, db: Connection, progress
     """
     path, partial = folder / FILE, folder / "moving" / FILE
     if path.exists():
-        return await _compared(_ids_here(path), store, db, f"there is another {path.name} in {path.parent} already")
+        why = f"there is another {path.name} in {path.parent} already"
+        return await _compared(_ids_here(path), store, db, _BUT_JOBS, why)
     if await no_ids_there(store, db):
         return []
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         lines = list[bytes]()
-        async for made in _ids_there(store, db):
+        async for made in _ids_there(store, db, _BUT_JOBS):
             lines.append(encoded_line(made))
             if progress is not None and len(lines) % _AT_ONCE == 0:
                 progress(_WHAT, len(lines))
@@ -83,7 +86,7 @@ async def bring_ids_here(folder: Path, store: Postgres, db: Connection, progress
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    sums = await _compared(_ids_here(partial), store, db, f"the {_WHAT} did not arrive as they were")
+    sums = await _compared(_ids_here(partial), store, db, _BUT_JOBS, f"the {_WHAT} did not arrive as they were")
     partial.rename(path)
     return sums
 
@@ -94,16 +97,16 @@ def _ids_here(path: Path) -> list[MadeId]:
     return sorted(known, key=lambda made: (made.made_at, *(part.encode() for part in made.name)))
 
 
-async def _ids_there(store: Postgres, db: Connection) -> AsyncIterator[MadeId]:
-    async for (body,) in db.cursor(store.sql(_ALL), prefetch=_AT_ONCE, timeout=LONGEST_S):
+async def _ids_there(store: Postgres, db: Connection, which: str) -> AsyncIterator[MadeId]:
+    async for (body,) in db.cursor(store.sql(which), prefetch=_AT_ONCE, timeout=LONGEST_S):
         yield made_of(body)
 
 
-async def _compared(known: Iterable[MadeId], store: Postgres, db: Connection, why: str) -> list[Sum]:
+async def _compared(known: Iterable[MadeId], store: Postgres, db: Connection, which: str, why: str) -> list[Sum]:
     here, there = _Summing(), _Summing()
     for made in known:
         here.add(made)
-    async for made in _ids_there(store, db):
+    async for made in _ids_there(store, db, which):
         there.add(made)
     if here.done() != there.done():
         raise CannotMove(why)

@@ -480,6 +480,28 @@ async def test_one_is_shown_cancelled_and_listed_as_last_seen(stand: Stand) -> N
     stand.journal.void(1, "test")
 
 
+async def test_a_list_comes_in_pages(stand: Stand) -> None:
+    async def listed(query: str) -> Any:
+        exchange = stand.exchange(PATH, b"", method="GET")
+        exchange.query = query
+        await stand.pipeline.serve(exchange)
+        return exchange.json if exchange.status == 200 else exchange.word
+
+    for number in range(3):
+        made = batch("failed", f"batch_{number}")
+        assert (await create(stand, file_of(line()), plain(batch(made_id=made["id"])), plain(made))).status == 200
+        await over(stand)
+        stand.clock.advance(1)
+    page = await listed("limit=2")
+    assert ([row["id"] for row in page["data"]], page["has_more"]) == (["batch_2", "batch_1"], True)
+    assert (page["first_id"], page["last_id"]) == ("batch_2", "batch_1")
+    page = await listed("after=batch_1")
+    assert ([row["id"] for row in page["data"]], page["has_more"]) == (["batch_0"], False)
+    assert await listed("after=batch_9") == "unknown_id"
+    for wrong in ("0", "x", "9" * 12):
+        assert await listed(f"limit={wrong}") == "invalid_field"
+
+
 async def test_another_batchs_word_is_not_handed_on(stand: Stand) -> None:
     await create(stand, file_of(line()), plain(batch()), plain(batch("failed")))
     await over(stand)

@@ -86,9 +86,11 @@ async def test_all_ids_go_there_and_back(
         for one in before:
             assert await fleet.find(*one.name) == (one if one.expires_at > NOON else None)
         assert sum(found.rows for found in sums) == len(before)
-        assert await here(again, store) == [found for found in sums if found.rows]
-        assert ids_of(again) == before
-        assert await here(again, store) == [found for found in sums if found.rows]
+        back = {one for one in before if one.kind != "job"}  # jobs name holds, which have other numbers there
+        told = await here(again, store)
+        assert sum(found.rows for found in told) == len(back)
+        assert ids_of(again) == back
+        assert await here(again, store) == told
     finally:
         await store.close()
 
