@@ -181,7 +181,7 @@ def _swapping(group: typer.Typer, locate: Locate) -> None:
         """Refuse its provider key from the next call on. Asks while somebody still uses it."""
         found = terminal.api.call("GET", f"/observed/{segment(key)}")
         if found["old_calls"]:
-            told = f"{found['name']} was called {found['old_calls']:,} times with its provider key since it was sealed"
+            told = f"{found['name']} still uses its provider key (calls since it was sealed: {found['old_calls']:,})"
             terminal.confirm(f"{told}. Refuse it?", yes)
         done = terminal.api.call("POST", f"/observed/{segment(key)}/close")
         terminal.done(f"{done['name']}: its provider key is refused from now on", done)

@@ -76,10 +76,11 @@ def _swapped(key_id: str) -> Refusal:
 
 
 def _provider_of(node: Node, vendor: str) -> Provider | None:
-    """The provider to which its keys go: of that name, else the only one that is priced as it."""
-    named = [provider for provider in node.providers if provider.name == vendor]
-    priced = named or [provider for provider in node.providers if provider.prices == vendor and provider.auth != "none"]
-    return priced[0] if len(priced) == 1 else None
+    """The provider to which its keys go: of that name, else the only one that is priced as it. One takes keys."""
+    taking = [provider for provider in node.providers if provider.auth != "none"]
+    named = [provider for provider in taking if provider.name == vendor]
+    found = named or [provider for provider in taking if provider.prices == vendor]
+    return found[0] if len(found) == 1 else None
 
 
 # ---- stage 7
@@ -111,7 +112,7 @@ def presented_way(node: Node, flight: Flight, route: str = "") -> Option:
     assert plan is not None
     observed = plan.observed
     assert observed is not None
-    provider = next((one for one in node.providers if one.name == observed.provider), None)
+    provider = next((one for one in node.providers if one.name == observed.provider and one.auth != "none"), None)
     if provider is None or flight.presented is None:
         told = "its provider is not set up here" if provider is None else "only the provider key itself is taken for it"
         hint = f"Seal it for a Bursar key: bursar observe seal {plan.key_id}"

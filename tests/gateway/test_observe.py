@@ -260,6 +260,30 @@ async def test_no_other_provider_is_tried_and_no_key_of_the_vault(make_stand: Ma
     assert stand.releases.asked == []
 
 
+async def test_a_provider_that_takes_no_key_is_given_none(make_stand: MakeStand) -> None:
+    """A local server that stands under a provider's name, or is priced as one."""
+    for name in ("openai", "local"):
+        stand = make_stand(providers=[provider(name, auth="none", prices="openai")])
+        observing(stand)
+        exchange = await call(stand, OPENAI)
+        assert (exchange.status, exchange.word) == (401, "key_invalid")
+        put(stand, entity(OPENAI, observed=Observed(provider=name, since=1)))
+        exchange = await call(stand, OPENAI)
+        assert (exchange.status, exchange.word) == (401, "key_invalid")
+        assert not stand.upstream.sent
+        stand.upstream.answers.clear()
+
+
+async def test_by_another_name_the_one_that_is_priced_so_is_meant(make_stand: MakeStand) -> None:
+    stand = make_stand(providers=[provider("openai-eu", prices="openai")])
+    observing(stand)
+    assert (await call(stand, OPENAI)).status == 200
+    two = make_stand(providers=[provider("openai-eu", prices="openai"), provider("openai-us", prices="openai")])
+    observing(two)
+    assert (await call(two, OPENAI)).word == "key_invalid"
+    two.upstream.answers.clear()
+
+
 @pytest.mark.parametrize("model", [f"second/{MODEL}", f"groq/{MODEL}"])
 async def test_a_model_of_another_provider_is_refused(make_stand: MakeStand, model: str) -> None:
     stand = make_stand(providers=[provider("openai", models=(MODEL,)), provider("second"), provider("groq")])
