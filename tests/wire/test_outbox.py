@@ -1,4 +1,4 @@
-"""Messages that are sent together: none lost, none out of order, none held back by more than a turn."""
+"""Messages that are sent together: none lost, none out of order, none held back once a turn brings no more."""
 
 import asyncio
 from typing import cast
@@ -25,17 +25,27 @@ class Paper:
         return cast(asyncio.Transport, self)
 
 
-async def test_what_is_posted_leaves_in_order_at_the_end_of_the_turn() -> None:
+async def test_what_is_posted_leaves_in_order_when_a_turn_brings_no_more() -> None:
     written: list[bytes] = []
     outbox, one, other = Outbox(), Paper(written).transport(), Paper(written).transport()
     for transport, data in ((one, b"1"), (other, b"2"), (one, b"3")):
         outbox.post(transport, data)
+    await asyncio.sleep(0)
+    assert not written
+    outbox.post(other, b"4")
+    await asyncio.sleep(0)
     assert not written
     await asyncio.sleep(0)
-    assert written == [b"1", b"2", b"3"]
-    outbox.post(one, b"4")
-    await asyncio.sleep(0)
-    assert written[3:] == [b"4"]
+    assert written == [b"1", b"2", b"3", b"4"]
+
+
+async def test_a_message_by_itself_waits_for_nothing() -> None:
+    written: list[bytes] = []
+    outbox, transport = Outbox(), Paper(written).transport()
+    for data in (b"1", b"2", b"3"):
+        outbox.post(transport, data)
+        await asyncio.sleep(0)
+        assert written[-1] == data
 
 
 async def test_a_long_turn_does_not_hold_the_first_message_back() -> None:
@@ -44,6 +54,7 @@ async def test_a_long_turn_does_not_hold_the_first_message_back() -> None:
     for number in range(100):
         outbox.post(transport, b"%d" % number)
         assert len(written) >= number - 15
+    await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert written == [b"%d" % number for number in range(100)]
 
