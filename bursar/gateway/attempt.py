@@ -1,6 +1,7 @@
 """Stage 9: walk the candidates. Each dispatched attempt has its own hold, settled right here on every way out."""
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from bursar.core.calls import Call
 from bursar.core.directory import ProviderKey
@@ -54,8 +55,15 @@ async def run_attempts(node: Node, flight: Flight, ways: Sequence[Priced]) -> No
 
 async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, is_last: bool) -> Refusal | None:
     """One dispatch. None = the caller has been answered; a Refusal = the next way may be tried."""
+    before = flight.dispatched
+    value: Secret | None = None
+    response: UpstreamResponse | None = None
     try:
-        response = await _dispatch(node, flight, attempt, option)
+        if option.presented:
+            value = value_of(flight)
+        elif attempt.provider.auth != "none":
+            value = (node.leases.at_hand(option.key) or await node.leases.borrow(option.key)).value
+        response = await _dispatch(node, flight, attempt, option, value)
         if response.status >= 300:
             note_answer(attempt, response, node.clock.now())
             return await _take_error(node, flight, attempt, option.key, response, is_last=is_last)
@@ -73,6 +81,8 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, 
         else:
             await _take_whole(node, flight, attempt, option, response)
     except UpstreamFault as fault:
+        if response is None and not fault.sent:
+            attempt.ending, flight.dispatched = "unsent", before
         note_fault(attempt, fault, gone=flight.exchange.gone)
         return _take_fault(node, attempt, fault)
     except Refusal as refusal:
@@ -80,29 +90,21 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, 
     return None
 
 
-async def _dispatch(node: Node, flight: Flight, attempt: Attempt, option: Option) -> UpstreamResponse:
-    """Send the request with a leased provider key. From the first byte on the attempt counts as sent."""
+def _dispatch(
+    node: Node, flight: Flight, attempt: Attempt, option: Option, value: Secret | None
+) -> Coroutine[Any, Any, UpstreamResponse]:
+    """Send the request with the provider key `value`. From here on the attempt counts as sent: await it at once."""
     assert flight.call is not None
     assert flight.allowed is not None
     provider = attempt.provider
-    if option.presented:
-        value: Secret | None = value_of(flight)
-    else:
-        value = None if provider.auth == "none" else (await node.leases.borrow(option.key)).value
     if flight.exchange.gone:
         raise ClientGone  # nobody waits for it, and nothing is spent yet
     body = provider.dialect.rewrite(flight.call, edits_for(option, flight.call, flight.allowed.edits))
     headers = upstream_headers(provider, flight.exchange, value)
     attempt.key_value = value
-    before = flight.dispatched
-    flight.dispatched = before or node.clock.monotonic()
+    flight.dispatched = flight.dispatched or node.clock.monotonic()
     attempt.ending = "upstream_broken"
-    try:
-        return await node.upstream.request(provider, flight.call.route, headers, body)
-    except UpstreamFault as fault:
-        if not fault.sent:
-            attempt.ending, flight.dispatched = "unsent", before
-        raise
+    return node.upstream.request(provider, flight.call.route, headers, body)
 
 
 async def _take_whole(node: Node, flight: Flight, attempt: Attempt, option: Option, response: UpstreamResponse) -> None:

@@ -55,12 +55,21 @@ class Leases:
 
     async def borrow(self, key: ProviderKey) -> Lease:
         """The key's lease, asked of control when there is none. Counts one use. Raises Refusal."""
+        lease = self.at_hand(key)
+        if lease is None:
+            name = (key.id, key.version)
+            lease = await self._ask(name)
+            self._uses[name] = self._uses.get(name, 0) + 1
+        return lease
+
+    def at_hand(self, key: ProviderKey) -> Lease | None:
+        """`borrow` where nobody need be asked, as nearly always; None = somebody must be."""
         name = (key.id, key.version)
         lease = self._held.get(name)
         now = self._clock.now()
         if lease is None or now >= lease.expires_at:
-            lease = await self._ask(name)
-        elif now >= lease.renew_at:
+            return None
+        if now >= lease.renew_at:
             lease.renew_at = now + _RETRY_RENEWAL_NS
             self._renew(name)
         self._uses[name] = self._uses.get(name, 0) + 1

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -83,7 +83,7 @@ class Client:
     def connections(self) -> int:
         return len(self._links)
 
-    async def request(
+    def request(
         self,
         origin: Origin,
         method: str,
@@ -91,9 +91,10 @@ class Client:
         headers: Sequence[tuple[str, str]] | bytes,
         body: bytes,
         timeouts: Timeouts,
-    ) -> Response:
-        """Send one request, wait for the end of its answer's head. Raises UpstreamFault; ValueError for bad input.
+    ) -> Coroutine[None, None, Response]:
+        """Send one request, at once where a connection is idle. To be awaited: for the end of its answer's head.
 
+        The wait raises UpstreamFault, the call itself ValueError for bad input.
         Host, content-length and accept-encoding (identity) are added here. `headers` as bytes are whole lines, each
         with its CRLF, and are trusted.
         """
@@ -102,18 +103,29 @@ class Client:
         stock = self._stocks.get(origin) or self._stock(origin)
         data = _compose(stock, method, target, headers, body)
         link = self._idle_link(stock, now)
+        response = Response(method, timeouts, total)
         if link is None:
-            link = await self._connect(origin, stock, min(timeouts.connect, timeouts.total))
-            now = self.monotonic()
-        response = Response(link, method, timeouts, total)
+            return self._connect_and_send(origin, stock, response, data, body)
+        return self._send(link, response, data, body, now)
+
+    def _send(
+        self, link: Link, response: Response, data: bytes, body: bytes, now: float
+    ) -> Coroutine[None, None, Response]:
+        response.begin(link, now)
         if len(body) > _JOIN_UP_TO:
             link.transport.write(data)
             link.transport.write(body)
+            response.written()
         else:
             self._outbox.post(link.transport, data)
-        response.written(now)
-        await response.head()
-        return response
+        return response.head()
+
+    async def _connect_and_send(
+        self, origin: Origin, stock: _Stock, response: Response, data: bytes, body: bytes
+    ) -> Response:
+        timeouts = response.timeouts
+        link = await self._connect(origin, stock, min(timeouts.connect, timeouts.total))
+        return await self._send(link, response, data, body, self.monotonic())
 
     async def close(self) -> None:
         """Close every connection; open exchanges end with UpstreamFault(reset)."""
@@ -169,12 +181,15 @@ class Client:
         """Its answer is whole: keep it for the next, or close it when there are enough."""
         stock = link.key
         assert isinstance(stock, _Stock)
-        if len(stock.idle) >= self._config.max_idle_per_origin or self._closed:
+        idle, config = stock.idle, self._config
+        if len(idle) >= config.max_idle_per_origin or self._closed:
             link.drop()
         else:
-            link.idle_since = self.monotonic()
-            link.arm(link.idle_since + self._config.idle_seconds)
-            stock.idle.append(link)
+            link.idle_since = now = self.monotonic()
+            link.deadline = deadline = now + config.idle_seconds
+            if deadline < link.slot:
+                self.wheel.file(link)
+            idle.append(link)
 
     def forget(self, link: Link) -> None:
         """It is closed."""

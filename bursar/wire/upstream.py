@@ -128,34 +128,16 @@ class Response:
     """
 
     __slots__ = (
-        "_begun",
-        "_buffer",
-        "_buffered",
-        "_chunks",
-        "_fault",
-        "_held",
-        "_interim",
-        "_keep_alive",
-        "_left",
-        "_limit",
-        "_link",
-        "_method",
-        "_sink",
-        "_stopped",
-        "_timeouts",
-        "_total",
-        "_waiter",
-        "_whole",
-        "headers",
-        "status",
+        *("_begun", "_buffer", "_buffered", "_chunks", "_fault", "_held", "_interim", "_keep_alive", "_left", "_limit"),
+        *("_link", "_method", "_sink", "_stopped", "_total", "_waiter", "_whole", "headers", "status", "timeouts"),
     )
 
-    def __init__(self, link: Link, method: str, timeouts: Timeouts, total: float) -> None:
+    def __init__(self, method: str, timeouts: Timeouts, total: float) -> None:
         self.status = 0  # 0 until the head has come
         self.headers: dict[str, str] = {}
-        self._link: Link | None = link  # None once the exchange is over, however it ended
+        self._link: Link | None = None  # set while the exchange is under way
         self._method = method
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._total = total  # monotonic instant
         self._held = b""  # an unfinished head
         self._interim = 0
@@ -171,22 +153,26 @@ class Response:
         self._whole = False
         self._fault: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        link.response = self
 
     # ---- what the caller uses ----------------------------------------------------------------------------------------
 
-    async def head(self) -> None:
-        """Wait for the end of the head. Raises UpstreamFault."""
-        while not self.status and self._fault is None:
-            await self._wait()
+    async def head(self) -> "Response":
+        """Itself, at the end of its head. Raises UpstreamFault."""
+        try:
+            while not self.status and self._fault is None:
+                await self._woken()
+        except asyncio.CancelledError:
+            self.abort()
+            raise
         if not self.status and self._fault is not None:
             raise self._fault
+        return self
 
     async def read(self, limit: int) -> bytes:
         """The whole body. Raises UpstreamFault, also (body_too_large) when it has more than `limit` bytes."""
-        self._limit = limit
-        self._check_limit()
         if self._link is not None:
+            self._limit = limit
+            self._check_limit()
             self._flow(paused=False)
             await self._wait()
         if self._fault is not None:
@@ -233,6 +219,15 @@ class Response:
 
     # ---- what the connection calls -----------------------------------------------------------------------------------
 
+    def begin(self, link: Link, now: float) -> None:
+        """Its request goes out over this connection now."""
+        self._link = link
+        link.response = self
+        deadline = now + self.timeouts.first_byte
+        link.deadline = deadline = deadline if deadline < self._total else self._total
+        if deadline < link.slot:
+            link.arm(deadline)
+
     def receive(self, data: bytes) -> None:
         try:
             if self.status:
@@ -246,12 +241,11 @@ class Response:
         except Exception as fault:  # noqa: BLE001 - the sink's own; carried to whoever awaits `relay`
             self._fail(fault)
 
-    def written(self, now: float | None = None) -> None:
-        """The request has gone out, as far as we can tell: the next deadline."""
+    def written(self) -> None:
+        """More of the request has gone out, as far as we can tell: the next deadline."""
         link = self._link
         if link is not None and not self.status:
-            span = self._timeouts.write if link.write_paused else self._timeouts.first_byte
-            link.arm(min((link.now() if now is None else now) + span, self._total))
+            self._arm(self.timeouts.write if link.write_paused else self.timeouts.first_byte)
 
     def ended(self, *, clean: bool) -> None:
         """The provider has closed its side."""
@@ -312,19 +306,20 @@ class Response:
         elif self._left == UNTIL_CLOSE:
             self._pass_on(data)
         else:
-            piece = data[: self._left]
-            self._left -= len(piece)
+            left = self._left
+            piece = data if len(data) <= left else data[:left]
+            self._left = left = left - len(piece)
             self._pass_on(piece)
-            if not self._left:
+            if not left:
                 self._finish(data[len(piece) :])
         if self._link is None or self._stopped:
             return
         if self._begun:
-            deadline = link.now() + self._timeouts.between_bytes
+            deadline = link.now() + self.timeouts.between_bytes
             link.deadline = deadline if deadline < self._total else self._total  # for each event: min() costs a call
         else:
             self._begun = bool(data)
-            self._arm(self._timeouts.between_bytes if data else self._timeouts.body)
+            self._arm(self.timeouts.between_bytes if data else self.timeouts.body)
 
     def _pass_on(self, piece: bytes) -> None:
         if self._sink is not None:
@@ -352,7 +347,7 @@ class Response:
             link.deadline = self._total
         else:
             link.transport.resume_reading()
-            self._arm(self._timeouts.between_bytes)
+            self._arm(self.timeouts.between_bytes)
 
     def _arm(self, span: float) -> None:
         if self._link is not None:
@@ -360,20 +355,24 @@ class Response:
 
     # ---- ends --------------------------------------------------------------------------------------------------------
 
-    async def _wait(self) -> None:
+    def _woken(self) -> "asyncio.Future[None]":
+        """What the one who waits awaits; when he is cancelled, he aborts."""
         assert self._link is not None, "only an open exchange is waited for"
-        self._waiter = self._link.loop.create_future()
+        self._waiter = waiter = self._link.loop.create_future()
+        return waiter
+
+    async def _wait(self) -> None:
         try:
-            await self._waiter
+            if self._link is not None:
+                await self._woken()
         except asyncio.CancelledError:
             self.abort()
             raise
-        finally:
-            self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _finish(self, rest: bytes) -> None:
         """The body is whole. Bytes after it that nobody asked for spoil the connection."""
