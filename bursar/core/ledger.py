@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 
 from bursar.core.directory import BudgetDef
 from bursar.core.errors import Refusal
-from bursar.core.ledger_budget import Budget, Row, forgotten_at, unknown_budget
+from bursar.core.ledger_asked import Asked, Tied, nonsense
+from bursar.core.ledger_budget import Budget, Row, forgotten_at
 from bursar.core.ledger_records import (
     MAX_AMOUNT,
     Balance,
@@ -23,7 +24,6 @@ from bursar.core.ledger_records import (
     HoldRecord,
     HoldRequest,
     LedgerEvent,
-    Leg,
     PostRecord,
     Record,
     Settlement,
@@ -44,17 +44,17 @@ class OpenHold:
 
     __slots__ = ("ceiling", "legs", "record")
 
-    def __init__(self, record: HoldRecord, ceiling: int, legs: list[tuple[Budget, Row, bool]]) -> None:
+    def __init__(self, record: HoldRecord, ceiling: int, legs: Tied) -> None:
         self.record = record
         self.ceiling = ceiling
-        self.legs = legs  # budget, window, hard
+        self.legs = legs
 
 
 class Ledger:
     """All budgets and open holds. `events` collects what owners are told; `ignored` counts what came too late."""
 
     def __init__(self) -> None:
-        self.budgets: dict[str, Budget] = {}
+        self.budgets = {}
         self.open: dict[int, OpenHold] = {}
         self.next_id = 1
         self.events: list[LedgerEvent] = []
@@ -70,6 +70,16 @@ class Ledger:
             SnapshotRecord: self._restore,
         }
 
+    @property
+    def budgets(self) -> dict[str, Budget]:
+        """By id."""
+        return self._budgets
+
+    @budgets.setter
+    def budgets(self, budgets: dict[str, Budget]) -> None:
+        self._budgets = budgets
+        self._asked = Asked(budgets)
+
     # ---- decisions: look, change nothing
 
     def define(self, definition: BudgetDef, now: int) -> DefineRecord | None:
@@ -82,6 +92,11 @@ class Ledger:
         if known is not None and define_record(definition, known.definition.t) == known.definition:
             return None
         return record
+
+    def are_open(self, budgets: tuple[str, ...], now: int) -> bool:
+        """Whether it is known without another look that nothing is due of these."""
+        known = self._asked.sets.get(budgets)
+        return known is not None and known.start <= now < known.end
 
     def due(self, budgets: Iterable[str], now: int) -> list[WindowRecord]:
         """The windows that must be opened before a hold on these budgets is decided; mostly none."""
@@ -100,32 +115,25 @@ class Ledger:
         if due:
             trial = Ledger()
             known = (self.budgets.get(budget_id) for budget_id in request.budgets)
-            trial.budgets = {it.definition.id: Budget.restore(it.image()) for it in known if it is not None}
+            trial.budgets |= {it.definition.id: Budget.restore(it.image()) for it in known if it is not None}
             for record in due:
                 trial.apply(record)
         trial.decide_hold(request, now)
 
     def decide_hold(self, request: HoldRequest, now: int) -> tuple[HoldRecord, tuple[str, ...]]:
         """All budgets or none: the record, and the shadow budgets that would have refused. Raises Refusal."""
-        ceiling, expected, asked = request.ceiling_pico, request.expected_pico, request.budgets
-        if not (0 <= ceiling <= MAX_AMOUNT and 0 <= expected <= MAX_AMOUNT) or len(set(asked)) != len(asked):
+        ceiling, expected = request.ceiling_pico, request.expected_pico
+        if not (0 <= ceiling <= MAX_AMOUNT and 0 <= expected <= MAX_AMOUNT):
             raise nonsense(request)
-        legs: list[Leg] = []
+        asked = self._asked.find(request)
         shadow: tuple[str, ...] = ()
-        budgets = self.budgets
-        for budget_id in asked:
-            budget = budgets.get(budget_id)
-            if budget is None:
-                raise unknown_budget(budget_id)
-            if not budget.tracked:
-                continue
+        for budget in asked.budgets:
             amount = ceiling if budget.hard else expected
             if amount and (budget.closed or budget.posted + budget.held + amount > budget.limit):
                 if budget.enforced:
                     raise self.refusal(request)
-                shadow += (budget_id,)
-            legs.append(budget.leg)
-        return HoldRecord(now, self.next_id, tuple(legs), request), shadow
+                shadow += (budget.definition.id,)
+        return HoldRecord(now, self.next_id, asked.legs, request), shadow
 
     def refusal(self, request: HoldRequest) -> Refusal:
         """The refusal of the budget that binds: the one that is hardest to get past."""
@@ -223,6 +231,7 @@ class Ledger:
         told = {image.definition.id for image in record.budgets}
         for budget_id in [known for known in self.budgets if known not in told]:
             del self.budgets[budget_id]
+        self._asked.forget()
 
     def _forget_tokens(self, now: int) -> None:
         over = [name for name in self.budgets if (end := forgotten_at(name)) is not None and end <= now]
@@ -231,6 +240,7 @@ class Ledger:
             for name in over:
                 if name not in held:
                     del self.budgets[name]
+            self._asked.forget()
 
     # ---- application: the only place where money moves
 
@@ -242,7 +252,7 @@ class Ledger:
         self.budgets = {image.definition.id: Budget.restore(image) for image in record.budgets}
         self.open = {}
         for ceiling, hold in record.holds:
-            self.open[hold.id] = OpenHold(hold, ceiling, self._legs(hold))
+            self.open[hold.id] = OpenHold(hold, ceiling, self._asked.tie(hold.legs))
         self.next_id = record.next_id
 
     def _define(self, record: DefineRecord) -> None:
@@ -251,21 +261,16 @@ class Ledger:
             self.budgets[record.id] = Budget(record)
         else:
             budget.redefine(record)
+        self._asked.forget()
 
     def _window(self, record: WindowRecord) -> None:
         self.budgets[record.budget].open_window(record)
-
-    def _legs(self, record: HoldRecord) -> list[tuple[Budget, Row, bool]]:
-        legs = []
-        for budget_id, _, number, hard in record.legs:
-            budget = self.budgets[budget_id]
-            legs.append((budget, budget.rows.get(number) or Row(number, 0, 0), hard))
-        return legs
+        self._asked.forget()
 
     def apply_hold(self, record: HoldRecord) -> None:
         request = record.request
         ceiling, expected = request.ceiling_pico, request.expected_pico
-        legs = self._legs(record)
+        legs = self._asked.rows.get(record.legs) or self._asked.tie(record.legs)
         for budget, row, hard in legs:
             amount = ceiling if hard else expected
             row.held += amount
@@ -370,12 +375,3 @@ class Ledger:
 def _is_over(budget: Budget, now: int) -> bool:
     end = forgotten_at(budget.definition.id)
     return end is not None and end <= now
-
-
-def nonsense(request: HoldRequest) -> Exception:
-    """Why a request with such amounts or budgets cannot be decided."""
-    if len(set(request.budgets)) != len(request.budgets):
-        return ValueError("a budget is named twice")
-    if request.ceiling_pico < 0 or request.expected_pico < 0:
-        return ValueError("a hold cannot be negative")
-    return Refusal("can_never_fit", "this call can cost more than any one call may", "Lower max_tokens.")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from bursar.core.directory import BudgetDef
-from bursar.core.errors import Refusal
 from bursar.core.ledger import Balance, Held, HoldRequest, Ledger, LedgerEvent, Settlement
 from bursar.core.ledger_records import BudgetStand, CorrectRecord, Record
 from bursar.ports import Clock
@@ -31,6 +30,7 @@ from bursar.stores.journal_segment import (
     sync_and_close,
     sync_folder,
     take_lock,
+    unavailable,
 )
 
 __all__ = ["Files", "Journal", "JournalDamaged"]
@@ -64,7 +64,7 @@ class Journal:
         self._group: GroupCommit | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._lock = -1
-        self._trace: Callable[[str], None] = lambda _: None
+        self._trace: Callable[[str], None] | None = None
         self._on_event: Callable[[LedgerEvent], None] | None = None
         self.down = ""  # why money is closed; "" = open
 
@@ -96,7 +96,7 @@ class Journal:
             journal._lock = lock
             journal._segment_bytes = journal._rotate_at = segment_bytes
             journal._files = files
-            journal._trace = trace or journal._trace
+            journal._trace = trace
             journal._on_event = on_event
             if durability == "power":
                 journal._executor = ThreadPoolExecutor(1, "journal")
@@ -153,7 +153,7 @@ class Journal:
         except (OSError, TimeoutError) as error:
             self.void(record.id, "ambiguous")
             self._failed(error)
-            raise self._unavailable() from error
+            raise unavailable() from error
         return Held(record.id, now, shadow)
 
     def hold_now(self, request: HoldRequest) -> Held:
@@ -164,14 +164,16 @@ class Journal:
         ledger, pending = self._ledger, self._pending
         record, shadow = ledger.decide_hold(request, now)
         pending.append(encode(record))
-        self._trace("hold_encoded")
+        if (trace := self._trace) is not None:
+            trace("hold_encoded")
         try:
             self._segment.append(pending)
         except OSError as error:
             pending.pop()
             self._failed(error)
-            raise self._unavailable() from error
-        self._trace("hold_written")
+            raise unavailable() from error
+        if trace is not None:
+            trace("hold_written")
         pending.clear()
         ledger.apply_hold(record)
         self.down = ""
@@ -186,9 +188,10 @@ class Journal:
     def _admit(self, request: HoldRequest) -> int:
         """The instant of a hold, with the windows of that instant open. Raises Refusal while money is closed."""
         if self.down and self._clock.monotonic() < self._probe_at:
-            raise self._unavailable()
+            raise unavailable()
         now = self._clock.now()
-        self._open_windows(request.budgets, now)
+        if not self._ledger.are_open(request.budgets, now):
+            self._open_windows(request.budgets, now)
         return now
 
     def _open_windows(self, budgets: Sequence[str], now: int) -> None:
@@ -244,8 +247,7 @@ class Journal:
         return len(self._ledger.open)
 
     @property
-    def ignored(self) -> dict[str, int]:
-        """Settles that came after their hold's end, by kind."""
+    def ignored(self) -> dict[str, int]:  # settles that came after their hold's end, by kind
         return self._ledger.ignored
 
     # ---- writing
@@ -256,7 +258,8 @@ class Journal:
             return
         self._pending.append(encode(record))
         self._ledger.apply(record)
-        self._trace("settle_buffered")
+        if self._trace is not None:
+            self._trace("settle_buffered")
         if self._ledger.events:
             self._deliver()
         if not self._flush_due:
@@ -296,7 +299,8 @@ class Journal:
                 self._failed(error)
                 return False
             self._pending.clear()
-            self._trace("settle_written")
+            if self._trace is not None:
+                self._trace("settle_written")
             if self._group is None:
                 self.down = ""
         if self._segment.end >= self._rotate_at and self._group is None:
@@ -318,15 +322,12 @@ class Journal:
         self._retry = None
         self.flush()
 
-    def _unavailable(self) -> Refusal:
-        hint = "Free space or mend the disk below the data folder; it opens again by itself."
-        return Refusal("store_unavailable", "the money journal cannot be written, so nothing may be spent", hint, 1.0)
-
     # ---- segments
 
     def _next_segment(self) -> NewSegment:
         """All state as of now; pending is empty."""
-        self._trace("rotate_begun")
+        if (trace := self._trace) is not None:
+            trace("rotate_begun")
         header = Header(self._segment.number + 1, self._ledger.next_id, self._segment.digest())
         snapshot = encode(self._ledger.snapshot(self._clock.now()))
         return NewSegment(self._folder, header, snapshot, self._files, self._trace)

@@ -43,7 +43,7 @@ class Replayed(NamedTuple):
 
 def begin(folder: Path, state: SnapshotRecord, files: Files) -> Segment:
     """The first segment of a new journal. Raises OSError."""
-    first = NewSegment(folder, Header(1, state.next_id, bytes(32)), encode(state), files, lambda _: None)
+    first = NewSegment(folder, Header(1, state.next_id, bytes(32)), encode(state), files, None)
     segment = first.prepare(durable=True)
     first.place()
     sync_folder(folder)

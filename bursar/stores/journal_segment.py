@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+from bursar.core.errors import Refusal
+
 MAGIC = b"BURSARJ1"
 FORMAT = 1
 HEADER = struct.Struct("<8sIQQ32s")
@@ -176,7 +178,7 @@ class NewSegment(NamedTuple):
     header: Header
     snapshot: bytes  # payload of its first record
     files: Files
-    trace: Callable[[str], None]
+    trace: Callable[[str], None] | None
 
     def prepare(self, durable: bool) -> Segment:
         """Raises OSError; nothing is left behind then but a `.tmp` file that the next start removes."""
@@ -193,13 +195,15 @@ class NewSegment(NamedTuple):
         except BaseException:
             os.close(fd)
             raise
-        self.trace("rotate_tmp_written")
+        if self.trace is not None:
+            self.trace("rotate_tmp_written")
         return Segment(fd, self.header.number, data, self.files)
 
     def place(self) -> None:
         """Raises OSError; then there is no such segment."""
         self._path.with_suffix(".tmp").rename(self._path)
-        self.trace("rotate_renamed")
+        if self.trace is not None:
+            self.trace("rotate_renamed")
 
     @property
     def _path(self) -> Path:
@@ -234,3 +238,9 @@ def take_lock(folder: Path) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def unavailable() -> Refusal:
+    """What callers are told while the journal cannot be written."""
+    hint = "Free space or mend the disk below the data folder; it opens again by itself."
+    return Refusal("store_unavailable", "the money journal cannot be written, so nothing may be spent", hint, 1.0)

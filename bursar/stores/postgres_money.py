@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bursar.core.directory import BudgetDef
-from bursar.core.ledger import Balance, Held, HoldRequest, Ledger, LedgerEvent, Settlement, nonsense
+from bursar.core.ledger import Balance, Held, HoldRequest, Ledger, LedgerEvent, Settlement
+from bursar.core.ledger_asked import nonsense
 from bursar.core.ledger_records import MAX_AMOUNT, BudgetStand
 from bursar.stores.postgres import AWAY, Postgres, named_faults, said
 from bursar.stores.postgres_money_act import Answer, post, unreconciled, void
