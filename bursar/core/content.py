@@ -44,12 +44,15 @@ def classify(body: bytes) -> Content:  # noqa: PLR0911 - one a class
     if 6 * body.count(b"\\u") * 5 > size:
         return "escaped"
     spaces = body.count(b" ")
-    if (len(body.translate(None, _PLAIN)) - spaces) * 20 <= size < spaces * 16:
-        return "prose"  # what most bodies are: too few marks of all kinds for anything that is told below
+    marks = len(body.translate(None, _PLAIN)) - spaces  # of all kinds: where they are few, none need be told apart
+    if marks * 20 <= size < spaces * 16:
+        return "prose"
     if not body.isascii() and (size - len(body.translate(None, _BEYOND_ASCII))) * 5 > size:
         return "script"
-    if (size - len(body.translate(None, _STRUCTURE))) * 6 > size:
+    if marks * 6 > size and (size - len(body.translate(None, _STRUCTURE))) * 6 > size:
         return "json"
-    if (size - len(body.translate(None, _SYMBOLS))) * 20 > size:
+    if marks * 20 > size and (size - len(body.translate(None, _SYMBOLS))) * 20 > size:
         return "code"
+    if spaces * 16 >= size:
+        return "prose"
     return "encoded" if (size - len(body.translate(None, _SPACES))) * 16 < size else "prose"

@@ -50,6 +50,11 @@ class Bound(msgspec.Struct, frozen=True, gc=False):
         return f"{self.scope}/{self.key[1]}"
 
 
+Stand = tuple[Bound, int, float]
+"""A rate as it stands: units left, seconds until it is full."""
+Groups = Sequence[Sequence[Bound]]
+
+
 class Limited(msgspec.Struct, frozen=True):
     """The limit that refused, and after how many seconds to come back."""
 
@@ -151,11 +156,12 @@ class Rates:
         delays a large call, it never forbids it. Requests and slots that only the body could name (those by model)
         are taken here as well and belong to the lease; without one they raise ValueError.
         """
-        now = self._tick(now)
-        if len(self._full_at) >= self._max:
+        now = self._now = now if now > self._now else self._now
+        buckets = self._full_at
+        if len(buckets) >= self._max:
             limits = self._with_room(limits, now)
         parts: list[tuple[Bound, int]] = []
-        filled: list[float] = []
+        filled: dict[Key, float] = {}
         late: list[Bound] = []
         for bound in limits:
             if not bound.of_input and not bound.of_output:
@@ -164,17 +170,17 @@ class Rates:
                 late.append(bound)
                 continue
             units = input_tokens * bound.of_input + output_tokens * bound.of_output
-            full_at = self._full_at.get(bound.key, now)
+            key = bound.key
+            full_at = buckets.get(key, now)
             taken = units * bound.seconds_per_unit
             new = (full_at if full_at > now else now) + taken
             if new - now > bound.full_s and (limited := _limited(bound, taken, full_at, now)):
                 return limited
             parts.append((bound, units))
-            filled.append(new)
+            filled[key] = new
         if late and (limited := self._take(late, now, lease_id)):
             return limited
-        for (bound, _), new in zip(parts, filled, strict=True):
-            self._full_at[bound.key] = new
+        buckets.update(filled)
         return Reservation(parts)
 
     def settle(self, reservation: Reservation, input_tokens: int, output_tokens: int, now: float) -> None:
@@ -182,20 +188,22 @@ class Rates:
         if reservation.settled:
             return
         reservation.settled = True
-        now = self._tick(now)
+        now = self._now = now if now > self._now else self._now
+        buckets = self._full_at
         for bound, reserved in reservation.parts:
             extra = input_tokens * bound.of_input + output_tokens * bound.of_output - reserved
-            full_at = self._full_at.get(bound.key, now)
-            if extra > 0:
-                self._full_at[bound.key] = max(full_at, now) + extra * bound.seconds_per_unit
-            elif full_at > now:
-                self._full_at[bound.key] = full_at + extra * bound.seconds_per_unit
+            key = bound.key
+            full_at = buckets.get(key, now)
+            if full_at > now:
+                buckets[key] = full_at + extra * bound.seconds_per_unit
+            elif extra > 0:
+                buckets[key] = now + extra * bound.seconds_per_unit
 
     def view(self, bound: Bound, now: float) -> tuple[int, int, float]:
         """(limit, remaining units, seconds until full) for the answer's headers."""
         if bound.unit == "concurrency":
             return bound.amount, max(bound.amount - self._in_flight.get(bound.key, 0), 0), 0.0
-        _, remaining, wait = self.tightest((bound,), now)
+        _, remaining, wait = self.tightest(((bound,),), now)[0]
         return bound.amount, remaining, wait
 
     def left(self, bound: Bound, now: float) -> tuple[int | None, float]:
@@ -203,45 +211,38 @@ class Rates:
         _, remaining, wait = self.view(bound, now)
         return remaining, wait
 
-    def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
-        """Of some rates the one that has the least left: (rate, remaining units, seconds until full)."""
-        return tightest_of(self._full_at, bounds, now if now > self._now else self._now)
+    def tightest(self, groups: Groups, now: float) -> list[Stand]:
+        """Of each group of rates the one that has the least left."""
+        return tightest_of(self._full_at, groups, now if now > self._now else self._now)
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     def _take(self, limits: Sequence[Bound], now: float, lease_id: int) -> Limited | None:
-        now = self._tick(now)
-        buckets = self._full_at
+        now = self._now = now if now > self._now else self._now
+        buckets, in_flight = self._full_at, self._in_flight
         if len(buckets) >= self._max:
             limits = self._with_room(limits, now)
-        filled: list[float] = []
+        filled: dict[Key, float] = {}
+        slots: list[Key] = []
         for bound in limits:
+            key = bound.key
             if bound.unit == "concurrency":
-                if self._in_flight.get(bound.key, 0) >= bound.amount:
+                if in_flight.get(key, 0) >= bound.amount:
                     return Limited(bound, _WAIT_FOR_SLOT_S, "concurrency_limited")
+                slots.append(key)
                 continue
-            full_at = buckets.get(bound.key, now)
+            full_at = buckets.get(key, now)
             new = (full_at if full_at > now else now) + bound.seconds_per_unit
             if new - now > bound.full_s and (limited := _limited(bound, bound.seconds_per_unit, full_at, now)):
                 return limited
-            filled.append(new)
-        position = 0
-        for bound in limits:
-            if bound.unit == "concurrency":
-                self._in_flight[bound.key] = self._in_flight.get(bound.key, 0) + 1
-            else:
-                buckets[bound.key] = filled[position]
-                position += 1
+            filled[key] = new
+        buckets.update(filled)
+        for key in slots:
+            in_flight[key] = in_flight.get(key, 0) + 1
         if limits:
             held = self._leases.get(lease_id)
             self._leases[lease_id] = limits if held is None else (*held, *limits)
         return None
-
-    def _tick(self, now: float) -> float:
-        if now < self._now:
-            return self._now
-        self._now = now
-        return now
 
     def _free(self, key: Key) -> None:
         left = self._in_flight[key] - 1
@@ -262,22 +263,23 @@ class Rates:
         return [bound if bound.key in buckets or bound.unit == "concurrency" else _shared(bound) for bound in limits]
 
 
-def tightest_of(full_at: Mapping[Key, float], bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
+def tightest_of(full_at: Mapping[Key, float], groups: Groups, now: float) -> list[Stand]:
     """`Rates.tightest`, from the instants at which buckets will be full; one that is not named is full."""
-    tightest: tuple[Bound, int, float] | None = None
-    for bound in bounds:
-        wait = full_at.get(bound.key, now) - now
-        if bound.full_s < 0:
-            remaining, wait = 0, _NEVER_S
-        elif wait <= 0.0:
-            remaining, wait = bound.burst, 0.0
-        else:
-            remaining = int(bound.burst - wait / bound.seconds_per_unit + 1e-6)
-            remaining = remaining if remaining > 0 else 0
-        if tightest is None or remaining < tightest[1]:
-            tightest = bound, remaining, wait
-    assert tightest is not None, "some rate is asked for"
-    return tightest
+    found: list[Stand] = []
+    for bounds in groups:
+        tightest: Stand | None = None
+        for bound in bounds:
+            wait = full_at.get(bound.key, now) - now
+            if wait > 0.0:
+                remaining = int(bound.burst - wait / bound.seconds_per_unit + 1e-6)
+                remaining = remaining if remaining > 0 else 0
+            else:  # where nothing is admitted nothing is ever taken
+                remaining, wait = (bound.burst, 0.0) if bound.amount else (0, _NEVER_S)
+            if tightest is None or remaining < tightest[1]:
+                tightest = bound, remaining, wait
+        assert tightest is not None, "some rate is asked for"
+        found.append(tightest)
+    return found
 
 
 def _shared(bound: Bound) -> Bound:

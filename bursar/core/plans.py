@@ -60,6 +60,8 @@ class CallBounds(NamedTuple):
     enforced: tuple[Bound, ...]
     shadowed: tuple[Bound, ...]
     shown: tuple[Shown, ...]
+    groups: tuple[tuple[Bound, ...], ...]  # the same without their names
+    told: dict[str, object]  # for whoever tells callers how they stand: what stays the same in every answer
 
 
 class BudgetSet(NamedTuple):
@@ -193,7 +195,7 @@ class KeyPlan(msgspec.Struct, kw_only=True):
         if found is None:
             bounds = self._bind(lambda limit: limit.scope != "provider_key" and not _at_arrival(limit), model, user)
             shown = _by_unit(own_bounds((*self.arrival_bounds(user).enforced, *bounds.enforced)))
-            found = self._calls[(model, user)] = CallBounds(*bounds, shown)
+            found = self._calls[(model, user)] = CallBounds(*bounds, shown, tuple(one.bounds for one in shown), {})
             _bounded(self._calls)
         return found
 

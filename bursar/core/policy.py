@@ -19,6 +19,7 @@ from bursar.core.plans import (
     BoundSet,
     BudgetIndex,
     BudgetSet,
+    CallBounds,
     KeyPlan,
     Rules,
     Shown,
@@ -31,6 +32,7 @@ __all__ = [
     "BoundSet",
     "BudgetIndex",
     "BudgetSet",
+    "CallBounds",
     "KeyPlan",
     "Rules",
     "Shown",
@@ -96,17 +98,17 @@ def decide(  # noqa: PLR0913 - facts of one call
     budgets = plan.budget_set(call.model, billed_as, user)
     if price is None and (budgets.hard or rules.refuses_unpriced):
         raise unpriced_refusal(call)
-    budgets = budgets._replace(hard=budgets.hard or hard_way)  # whichever way is taken, its hold bounds what is capped
     edits = Edits(stop=rules.stop)
     if call.server_tools:
         edits.tool_uses_cap = rules.tool_uses_cap
-    cap = _output(rules, call, price, tag_default, budgets.hard)
+    hard = budgets.hard or hard_way  # whichever way is taken, its hold bounds what is capped
+    cap = _output(rules, call, price, tag_default, hard)
     truncated = call.max_tokens is not None and cap is not None and cap < call.max_tokens
     shadowed: list[RuleAsked] = []
     if plan.shadowed is not None:
         shadowed = _shadowed(plan.shadowed, rules, call, tokens, priced=price is not None)
     if plan.tried is not None or budgets.tried:
-        shadowed += _shadowed_output(plan, call, price, tag_default, budgets, cap)
+        shadowed += _shadowed_output(plan, call, price, tag_default, budgets._replace(hard=hard), cap)
     applied = None
     if cap is None:
         cap = UNCAPPED if price is None or price.max_output is None else price.max_output
@@ -122,7 +124,7 @@ def decide(  # noqa: PLR0913 - facts of one call
         price=price,
         billed_as=billed_as,
         budgets=budgets.ids,
-        strict=budgets.hard,
+        strict=hard,
         allow_unknown=plan.allow_unknown,
     )
 
@@ -187,7 +189,7 @@ def _purpose_refusal(rules: Rules, purpose: Purpose) -> Refusal | None:
 
 def _content_refusal(rules: Rules, call: Call, tokens: int) -> Refusal | None:
     """Purpose and size of the prompt."""
-    if (refusal := _purpose_refusal(rules, call.purpose)) is not None:
+    if rules.purposes is not None and (refusal := _purpose_refusal(rules, call.purpose)) is not None:
         return refusal
     most = rules.max_prompt_chars
     if most is not None and call.prompt_chars > most:

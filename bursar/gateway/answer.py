@@ -5,16 +5,16 @@ IETF draft-ietf-httpapi-ratelimit-headers-11 (`RateLimit-Policy`, `RateLimit`; r
 there), `Retry-After` in whole seconds (RFC 9110 §10.2.3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from math import ceil
 
 import msgspec
 
 from bursar.core.calls import DialectName
 from bursar.core.errors import Refusal
-from bursar.core.limits import Bound
+from bursar.core.limits import Key, Stand
+from bursar.core.policy import CallBounds, Shown
 
 _EXPLAINED = frozenset(
     {
@@ -37,8 +37,6 @@ _EXPLAINED = frozenset(
     }
 )
 """Words behind which there are rules with numbers, and somebody who can lift them."""
-
-LimitView = tuple[str, tuple[Bound, int, float]]  # unit; its tightest rate, units left, seconds until it is full again
 
 
 def refusal_body(refusal: Refusal, dialect: DialectName, request_id: str) -> bytes:
@@ -89,31 +87,47 @@ def id_fields(dialect: DialectName, request_id: str) -> list[tuple[str, str]]:
     return [("x-bursar-request-id", request_id), (theirs, request_id)]
 
 
-def limit_headers(dialect: DialectName, views: Sequence[LimitView], now_ns: int) -> str:
-    """How the tightest limit of each unit stands, in the caller's dialect and in the IETF's words."""
+def limit_headers(dialect: DialectName, bounds: CallBounds, stands: Sequence[Stand], now: Callable[[], int]) -> str:
+    """How the tightest limit of each unit stands, in the caller's dialect and in the IETF's words.
+
+    `stands`: one of each of `bounds.groups`. `now`: nanoseconds.
+    """
+    forms = bounds.told.get(dialect)
+    if not isinstance(forms, dict):
+        forms = bounds.told[dialect] = _forms(dialect, bounds.shown)
     lines = ""
-    for unit, (bound, left, reset) in views:
+    for bound, left, reset in stands:
+        before, between, behind, counted = forms[bound.key]
         remaining = left if left < bound.amount else bound.amount  # what a burst allows beyond the rate is not promised
-        form = _form(dialect, unit, bound.amount, bound.per_seconds)
-        told = _rfc3339(now_ns, reset) if dialect == "anthropic" else go_duration(reset) if reset else "0ms"
-        lines += f"{form[0]}{remaining}{form[1]}{told}{form[2]}"
-        if unit == "requests":
+        told = _rfc3339(now(), reset) if dialect == "anthropic" else go_duration(reset) if reset else "0ms"
+        lines += f"{before}{remaining}{between}{told}{behind}"
+        if counted:
             lines += f"{remaining};t={ceil(reset)}\r\n"
     return lines
 
 
-@lru_cache(maxsize=1024)
-def _form(dialect: DialectName, unit: str, amount: int, per_seconds: int) -> tuple[str, str, str]:
-    """What is the same in every answer: up to what is left, up to the reset, and what follows that."""
+_Form = tuple[str, str, str, bool]  # up to what is left, up to the reset, what follows that; whether IETF counts it
+
+
+def _forms(dialect: DialectName, shown: Sequence[Shown]) -> dict[Key, _Form]:
+    """What is the same in every answer."""
+    return {
+        bound.key: _form(dialect, unit, bound.amount, bound.per_seconds) for unit, bounds in shown for bound in bounds
+    }
+
+
+def _form(dialect: DialectName, unit: str, amount: int, per_seconds: int) -> _Form:
     ietf = f'ratelimit-policy: "requests";q={amount};w={per_seconds}\r\nratelimit: "requests";r='
-    end = f"\r\n{ietf if unit == 'requests' else ''}"
+    counted = unit == "requests"
+    end = f"\r\n{ietf if counted else ''}"
     if dialect == "anthropic":
         name = f"anthropic-ratelimit-{unit}"
-        return f"{name}-limit: {amount}\r\n{name}-remaining: ", f"\r\n{name}-reset: ", end
+        return f"{name}-limit: {amount}\r\n{name}-remaining: ", f"\r\n{name}-reset: ", end, counted
     return (
         f"x-ratelimit-limit-{unit}: {amount}\r\nx-ratelimit-remaining-{unit}: ",
         f"\r\nx-ratelimit-reset-{unit}: ",
         end,
+        counted,
     )
 
 

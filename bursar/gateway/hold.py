@@ -15,7 +15,6 @@ from bursar.core.discretion import own_budgets
 from bursar.core.explain import budget_in_shadow
 from bursar.core.ledger import HoldRequest
 from bursar.core.limits import Bound, Limited, Reservation
-from bursar.core.policy import Shown
 from bursar.core.prices import worst_output_rate
 from bursar.core.restore import paused_refusal
 from bursar.gateway.admit import give_back, limit_refusal
@@ -87,7 +86,8 @@ async def _take_tokens(node: Node, flight: Flight, priced: Priced, number: int, 
     assert allowed is not None
     shrinks = plan.shrink_to_budget and priced.strict and flight.call is not None and flight.call.purpose != "batch"
     top = _affordable(node, flight, priced) if shrinks else priced.ceiling
-    enforced, shadowed, shown = plan.call_bounds(allowed.billed_as, flight.user)
+    bounds = plan.call_bounds(allowed.billed_as, flight.user)
+    enforced, shadowed = bounds.enforced, bounds.shadowed
     if number > 1:  # another attempt is not another request
         enforced, shadowed = _on_tokens(enforced), _on_tokens(shadowed)
     now = node.clock.monotonic()
@@ -98,7 +98,7 @@ async def _take_tokens(node: Node, flight: Flight, priced: Priced, number: int, 
     held = await node.rates.hold(owner, enforced, inputs, outputs, now, flight.number)
     if isinstance(held, Reservation):
         taken.append(held)
-    flight.limit_lines = _limit_lines(node, flight, shown, now)
+    flight.limit_lines = limit_headers(flight.dialect, bounds, node.rates.tightest(bounds.groups, now), node.clock.now)
     if isinstance(held, Limited):
         raise limit_refusal(held)
     if not shadowed:
@@ -115,13 +115,6 @@ async def _take_tokens(node: Node, flight: Flight, priced: Priced, number: int, 
 
 def _on_tokens(bounds: tuple[Bound, ...]) -> tuple[Bound, ...]:
     return tuple(bound for bound in bounds if bound.unit not in ("requests", "concurrency"))
-
-
-def _limit_lines(node: Node, flight: Flight, shown: Sequence[Shown], now: float) -> str:
-    """The tightest limit of each unit, for the answer's headers."""
-    tightest = node.rates.tightest
-    views = [(unit, tightest(bounds, now)) for unit, bounds in shown]
-    return limit_headers(flight.dialect, views, node.clock.now())
 
 
 def _request(node: Node, flight: Flight, priced: Priced, top: Ceiling, number: int) -> HoldRequest:

@@ -13,7 +13,7 @@ from bursar.core.errors import Refusal
 from bursar.core.estimate import Estimate
 from bursar.core.ledger import Held, HoldRequest, Settlement
 from bursar.core.ledger_records import BudgetStand
-from bursar.core.limits import Bound, Limited, Reservation
+from bursar.core.limits import Bound, Groups, Limited, Reservation, Stand
 from bursar.core.limits import Rates as TrialRates
 from bursar.core.made_ids import Lives
 from bursar.core.networks import Network
@@ -92,8 +92,8 @@ class Rates(Protocol):
         """(units left, seconds until full) as last seen, for explanations; None = not known here."""
         ...
 
-    def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
-        """Of some rates the one that has the least left, as last seen: (rate, remaining units, seconds until full)."""
+    def tightest(self, groups: Groups, now: float) -> list[Stand]:
+        """Of each group of rates the one that has the least left, as last seen."""
         ...
 
 

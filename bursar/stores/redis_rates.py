@@ -13,7 +13,7 @@ from itertools import islice
 import msgspec
 
 from bursar.core.errors import Refusal
-from bursar.core.limits import Bound, Key, Limited, Reservation, tightest_of
+from bursar.core.limits import Bound, Groups, Key, Limited, Reservation, Stand, tightest_of
 from bursar.core.secret import Secret
 from bursar.stores import redis_forms as frames
 from bursar.stores.redis_forms import Form, Scripts, make_form
@@ -222,13 +222,13 @@ class RedisRates:
             return self._share.left(bound, now)
         if bound.unit == "concurrency":
             return None, 0.0
-        _, remaining, wait = tightest_of(self._full_at, (bound,), now)
+        _, remaining, wait = tightest_of(self._full_at, ((bound,),), now)[0]
         return remaining, wait
 
-    def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
+    def tightest(self, groups: Groups, now: float) -> list[Stand]:
         if self.link.up:
-            return tightest_of(self._full_at, bounds, now)
-        return self._share.tightest(bounds, now)
+            return tightest_of(self._full_at, groups, now)
+        return self._share.tightest(groups, now)
 
     # ---- living
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from bursar.core.limits import Bound, Key, Limited, Rates, Reservation, share
+from bursar.core.limits import Bound, Groups, Key, Limited, Rates, Reservation, Stand, share
 
 _MOST_REMEMBERED = 100_000
 
@@ -55,11 +55,14 @@ class ShareRates:
         (shared,) = self._of((bound,))
         return self._rates.left(shared, now)
 
-    def tightest(self, bounds: Sequence[Bound], now: float) -> tuple[Bound, int, float]:
-        """The rate by its own name and size; what is left, of this node's share."""
-        shares = self._of(bounds)
-        found, remaining, wait = self._rates.tightest(shares, now)
-        return bounds[shares.index(found)], remaining, wait
+    def tightest(self, groups: Groups, now: float) -> list[Stand]:
+        """The rates by their own names and sizes; what is left, of this node's share."""
+        shares = [self._of(bounds) for bounds in groups]
+        found = self._rates.tightest(shares, now)
+        return [
+            (bounds[shared.index(bound)], remaining, wait)
+            for bounds, shared, (bound, remaining, wait) in zip(groups, shares, found, strict=True)
+        ]
 
     def _of(self, limits: Sequence[Bound]) -> Sequence[Bound]:
         nodes = self._live_nodes()

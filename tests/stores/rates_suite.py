@@ -187,7 +187,7 @@ async def live_through(history: list[Step], rates: Any, tell: Callable[[float], 
 
 
 def same_rest(rates: Any, reference: Rates, bound: Bound, now: float) -> None:
-    ours, theirs = rates.tightest((bound,), now), reference.tightest((bound,), now)
+    ours, theirs = rates.tightest(((bound,),), now)[0], reference.tightest(((bound,),), now)[0]
     assert ours[1] == pytest.approx(theirs[1], abs=1)
     assert ours[2] == pytest.approx(theirs[2], abs=3e-6)
 

@@ -116,7 +116,7 @@ async def done(rates: RedisRates) -> None:
 
 def debt(rates: RedisRates, bound: Bound) -> float:
     """Units that are not there, as this node saw it last."""
-    return bound.burst - rates.tightest((bound,), 0.0)[1]
+    return bound.burst - rates.tightest(((bound,),), 0.0)[0][1]
 
 
 def decided(coroutine: Any) -> Any:
