@@ -56,7 +56,7 @@ def unbounded_reason(
         return "the output is not capped"
     if call.server_tools and (reason := _unbounded_tool(call, price, tool_cap)):
         return reason
-    return _unbounded_input(call, price)
+    return _unbounded_input(call, price) if call.external_input or call.audio else ""
 
 
 def _unbounded_input(call: Call, price: Price) -> str:

@@ -123,7 +123,7 @@ class Anthropic:
             stream=truth(fields, "stream"),
             body=body,
             input_bytes=len(body) - found.media_bytes + MEDIA_BYTES * found.media,
-            prompt_chars=count_chars(body, (messages,) if system is None else (system, messages)),
+            prompt_chars=count_chars(body, messages) if system is None else count_chars(body, system, messages),
             messages=count,
             max_tokens=cap,
             max_tokens_field="" if cap is None else "max_tokens",

@@ -81,24 +81,23 @@ class Chat:
         extras = {} if _PLAIN.issuperset(fields) else _read_extras(fields, found)
         if _SEARCHING in model and not found.tools:
             _search(found, "the search of this model")
-        plain, completion = whole(fields, "max_tokens"), whole(fields, "max_completion_tokens")
-        cap, cap_field = _largest_cap(plain, completion)
+        cap, cap_field = _largest_cap(fields)
         # Fifteen named arguments at most: Python makes a dict of more, which costs 1 us.
         call = Call(
             route="chat",
             dialect="openai",
             purpose="inference",
             model=model,
-            stream=truth(fields, "stream"),
+            stream=truth(fields, "stream") if "stream" in fields else False,
             body=body,
             input_bytes=len(body) - found.media_bytes + MEDIA_BYTES * found.media,
-            prompt_chars=count_chars(body, (messages,)),
+            prompt_chars=count_chars(body, messages),
             messages=count,
             max_tokens=cap,
             max_tokens_field=cap_field,
-            n=whole(fields, "n", least=1) or 1,
+            n=(whole(fields, "n", least=1) or 1) if "n" in fields else 1,
             service_tier=_UNSET_TIER,
-            user=text(fields, "user") or text(fields, "safety_identifier") or "",
+            user=_user(fields) if extras or "user" in fields else "",
             parsed=fields,
         )
         found.tell(call)
@@ -147,8 +146,14 @@ class Chat:
         return SpokenMeter(call, strip_usage=strip) if call.keeps else OpenAIMeter(call, strip_usage=strip)
 
 
-def _largest_cap(plain: int | None, completion: int | None) -> tuple[int | None, str]:
+def _user(fields: Fields) -> str:
+    return text(fields, "user") or text(fields, "safety_identifier") or ""
+
+
+def _largest_cap(fields: Fields) -> tuple[int | None, str]:
     """The largest explicit cap binds: a smaller one beside it must not hide it."""
+    plain = whole(fields, "max_tokens") if "max_tokens" in fields else None
+    completion = whole(fields, "max_completion_tokens") if "max_completion_tokens" in fields else None
     if plain is None and completion is None:
         return None, ""
     if completion is None or (plain is not None and plain > completion):

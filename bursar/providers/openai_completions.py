@@ -124,7 +124,7 @@ def _check_names(fields: Fields, found: Findings) -> None:
 
 def _chars(body: bytes, fields: Fields, prompts: Prompts) -> int:
     texts = ("suffix",) if prompts.tokens else ("prompt", "suffix")
-    return prompts.chars + count_chars(body, [fields[name] for name in texts if name in fields])
+    return prompts.chars + count_chars(body, *(fields[name] for name in texts if name in fields))
 
 
 def _choices_each(fields: Fields) -> int:

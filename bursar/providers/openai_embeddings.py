@@ -55,7 +55,7 @@ class Embeddings:
             stream=False,
             body=body,
             input_bytes=len(body),
-            prompt_chars=prompts.chars or count_chars(body, (given,)),
+            prompt_chars=prompts.chars or count_chars(body, given),
             token_ids=prompts.tokens,
             messages=prompts.number,
             prompts=prompts.number,
