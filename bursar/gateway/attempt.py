@@ -81,10 +81,8 @@ async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, 
         else:
             await _take_whole(node, flight, attempt, option, response)
     except UpstreamFault as fault:
-        if response is None and not fault.sent:
-            attempt.ending, flight.dispatched = "unsent", before
         note_fault(attempt, fault, gone=flight.exchange.gone)
-        return _take_fault(node, attempt, fault)
+        return _take_fault(node, flight, attempt, fault, None if response is not None or fault.sent else before)
     except Refusal as refusal:
         return refusal  # the provider key was not released: nothing was sent
     return None
@@ -226,6 +224,9 @@ async def _take_error(
     return None
 
 
-def _take_fault(node: Node, attempt: Attempt, fault: UpstreamFault) -> Refusal:
+def _take_fault(node: Node, flight: Flight, attempt: Attempt, fault: UpstreamFault, unsent: float | None) -> Refusal:
+    """`unsent`: certainly nothing was written; the instant of the dispatch before this one, 0 = there was none."""
+    if unsent is not None:
+        attempt.ending, flight.dispatched = "unsent", unsent
     hint = "" if attempt.ending == "unsent" else "What it may have cost is booked; a retry is a new call"
     return fault_refusal(node, attempt.provider, fault, hint)
