@@ -245,7 +245,6 @@ class MadeIds(Protocol):
 
     async def any_foreign(self, team: str, ids: Sequence[str]) -> bool:
         """Whether another team made one of these, of whatever kind, and this team did not make the same."""
-        ...
 
     async def forget(self, team: str, kind: MadeKind, made_id: str) -> None:
         """It is gone at the provider. One that is not known is no fault."""
@@ -293,7 +292,8 @@ class Board(Protocol):
 
     def report(self, subject: str, outcome: Outcome, *, tried: bool = False, wait_ms: int | None = None) -> None:
         """Sent on its way: nobody waits for it."""
-        ...
+
+    def close(self, subject: str) -> None: ...  # forget what is known of it: a person says so
 
 
 # ---- secrets, audit --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Protocol
 from bursar import config
 from bursar.app.rates import url_of
 from bursar.config.breaker import Breaker, rule_of
+from bursar.core.circuits import CircuitSeen, seen_of
 from bursar.ports import Board, Clock
 from bursar.stores.memory_board import MemoryBoard
 
@@ -28,6 +29,7 @@ class BoardDesk:
         self._count = count
         self._happen = happen
         self._shared: Shared | None = None
+        self._told = False  # that something is known
         self.doorway: Board | None = None
         if settings.mode == "off":
             return
@@ -56,6 +58,19 @@ class BoardDesk:
             return {}
         opened = sum(1 for circuit in board.known.values() if circuit.opened)
         return {"bursar_breakers_open": float(opened), "bursar_breakers_shared": float(board.shared)}
+
+    def close(self, subject: str) -> None:
+        """A person says that it may be used again."""
+        if self.doorway is not None:
+            self.doorway.close(subject)
+
+    def seen(self, now_ns: int) -> list[CircuitSeen] | None:
+        """How circuits stand, to be told; None: there is nothing new to tell, for nothing is known."""
+        known = {} if self.doorway is None else self.doorway.known
+        if self.doorway is None or not (known or self._told):
+            return None
+        self._told = bool(known)
+        return seen_of(known, self.doorway.now(), now_ns)
 
     def _changed(self, subject: str, opened: bool) -> None:
         kind, name = subject.split(" ")[:2]

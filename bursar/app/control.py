@@ -87,6 +87,7 @@ class Control:
             cases.decisions,
             observing=cases.observing,
         )
+        cases.breakers.told = lambda: self._desk.circuits
         self._link = ControlEnd(self._desk)
         cases.directory.subscribe(self._link.publish)
         cases.directory.on_replaced(self._link.drop)

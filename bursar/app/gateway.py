@@ -107,14 +107,14 @@ class Gateway:
             made_ids=self._backing.made_ids,
             id_lives=settings.ids.lives,
         )
-        limits = settings.batches
-        alone = settings.store.kind == "embedded"
+        limits, alone = settings.batches, settings.store.kind == "embedded"
         self.node.batches = BatchRoom(limits.most_lines, limits.most_bytes, alone=alone)
         self.node.estimate = self._learning.estimate
         self.node.most_top_keys = settings.metrics.top_keys
         self.node.happenings, self.node.observing = self._happen, self._observing()
         self._board = BoardDesk(settings.breaker, settings.rates, clock, self.node.counters.add, self._happen)
         self.node.board, self.node.breaker = self._board.doorway, settings.breaker.mode
+        self.node.tenants.on_closed = self._board.close
         self.node.decisions = Decisions(boot, **structs.asdict(settings.explain.record))
         self.node.paused = is_paused(folder)
         if settings.store.kind != "embedded":
@@ -247,12 +247,15 @@ class Gateway:
             bursar_directory_version=node.tenants.version,
             bursar_rates_shared=float(self._rates.shared),
             bursar_rates_nodes=self._rates.live_nodes(),
+            bursar_breakers_by_hand=sum(mark.shuts(node.clock.now()) for mark in node.tenants.shut.values()),
             **self._board.gauges(),
         )
         self._link.send(m.Metrics(delta=node.counters.take()))
         for happened in self._happened:
             self._link.send(happened)
         self._happened.clear()
+        if (seen := self._board.seen(node.clock.now())) is not None:
+            self._link.send(m.Circuits(at_ns=node.clock.now(), seen=seen))
         if (batch := node.decisions.next(node.clock.now(), self._link.connections)) is not None:
             self._link.send(m.Decided(batch=batch))
         if uses and (flush := self._uses.next()) is not None:

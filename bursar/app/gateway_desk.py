@@ -3,6 +3,7 @@
 import logging
 
 from bursar.control.audit import AuditLog
+from bursar.control.breakers import Told
 from bursar.control.decisions import Decisions
 from bursar.control.directory import Directory
 from bursar.control.metrics import MetricsBoard
@@ -10,6 +11,7 @@ from bursar.control.observing import Observing
 from bursar.control.release import Releases
 from bursar.control.restored import RestoredNode
 from bursar.core.audit import AuditFailed
+from bursar.core.circuits import CircuitSeen
 from bursar.core.decisions import Batch
 from bursar.core.directory import Delta, Snapshot
 from bursar.core.errors import Refusal
@@ -41,6 +43,7 @@ class GatewayDesk:
         self._decisions, self._observing = decisions, observing
         self.board = MetricsBoard()
         self.rates_alone: dict[str, str] = {}  # node -> why its limits are not shared
+        self.circuits: dict[str, Told] = {}  # node -> what its gateway knew last
 
     def snapshot(self) -> Snapshot:
         return self._directory.snapshot()
@@ -74,6 +77,9 @@ class GatewayDesk:
     def count(self, node: str, delta: MetricsDelta) -> None:
         del node
         self.board.apply(delta)
+
+    def see_circuits(self, node: str, at_ns: int, seen: list[CircuitSeen]) -> None:
+        self.circuits[node] = Told(at_ns, seen)
 
     async def happened(self, node: str, word: str, subject: str, facts: dict[str, str | int]) -> None:
         if word == "rates_alone":

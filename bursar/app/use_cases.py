@@ -12,6 +12,7 @@ from bursar.app.trail import Trail
 from bursar.config import issuer_of
 from bursar.control.access import Access
 from bursar.control.admins import Admins
+from bursar.control.breakers import Breakers
 from bursar.control.budgets import Budgets
 from bursar.control.checklist import Checklist
 from bursar.control.decisions import Decisions
@@ -86,6 +87,7 @@ class UseCases:
         )
         self.wrapping_keys = WrappingKeys(stores.vault.store, trail.log, RecoveryWrapper)
         self.prices = Prices(self.directory, load_catalogue(), providers)
+        self.breakers = Breakers(self.directory, providers)
         fetch = Fetcher(client, http_loopback=config.tokens.http_loopback)
         self.login = build_logins(config, env, trail.log, fetch, self._clock, self._entropy, pepper)
         self.decisions = Decisions(stores.decisions, self._clock, keep_s=config.explain.keep, most=config.explain.most)
@@ -130,6 +132,7 @@ class UseCases:
             observed_uses=ObservedUses(usage, ledger),
             access=Access(self.directory, policy_places(config)),
             deployments=Deployments(self.directory),
+            breakers=self.breakers,
             wrapping_keys=self.wrapping_keys,
             manifests=Manifests(self.directory, self._entropy, self._stores.vault.pepper, self.trust.checked),
             key_map=key_map,

@@ -177,6 +177,7 @@ LIST_COMMAND: dict[Kind, str] = {
     "token_mark": "bursar audit tail",
     "grant": "bursar secrets grants",
     "deployment": "bursar models list",
+    "breaker": "bursar breakers list",
     "managed": "bursar managed list",
 }
 

@@ -32,6 +32,7 @@ _REMOVED_BY: dict[Kind, str] = {
     "trust": "trust remove",
     "grant": "secrets revoke",
     "deployment": "models unmap",
+    "breaker": "breakers close",
     "managed": "managed release",
 }  # where it is not the plural
 _HIDDEN = frozenset({"digest", "secrets"})
@@ -110,8 +111,8 @@ class History:
 
 
 def is_whole(action: str) -> bool:
-    """Whether a change was one of files, of many objects at once."""
-    return action.partition(".")[0] in ("apply", "rollback")
+    """Whether a change was one of files, of many objects at once; or one whose mark goes as it came."""
+    return action.partition(".")[0] in ("apply", "rollback", "breaker")
 
 
 def _whole_taken_back(book: Book, edits: Sequence[Edit]) -> tuple[list[Entity], list[tuple[Kind, str]]]:

@@ -48,6 +48,7 @@ class Circuit(msgspec.Struct):
     until: int = 0  # open
     trying: int = 0  # until then one call tries, and no other
     busy: int = 0  # until
+    at: int = 0  # when it opened; however often tries have failed since
 
 
 def state(circuit: Circuit, now: int) -> State:
@@ -92,7 +93,7 @@ def report(
     circuit.last = now
     many = circuit.calls >= rule.least and circuit.failures * 100 >= circuit.calls * rule.share
     if circuit.row >= rule.in_a_row or many:
-        circuit.opened, circuit.until, circuit.trying = 1, now + rule.open_ms, 0
+        circuit.opened, circuit.until, circuit.trying, circuit.at = 1, now + rule.open_ms, 0, now
 
 
 def _report_try(circuit: Circuit, outcome: Outcome, now: int, rule: Rule) -> None:
@@ -100,9 +101,10 @@ def _report_try(circuit: Circuit, outcome: Outcome, now: int, rule: Rule) -> Non
         return  # another try has closed it
     circuit.trying = 0
     if outcome == "failed":
+        circuit.failures += 1
         circuit.opened = min(circuit.opened + 1, 20)
         circuit.until = now + min(rule.open_ms << (circuit.opened - 1), rule.longest_ms)
         circuit.last = now
     elif outcome in ("ok", "busy"):  # it answers
         circuit.since = circuit.last = circuit.calls = circuit.failures = circuit.row = 0
-        circuit.opened = circuit.until = 0
+        circuit.opened = circuit.until = circuit.at = 0

@@ -181,6 +181,23 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     model: str
 
 
+class BreakerMark(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """That a person has opened or closed a circuit (`bursar.core.circuits`): a provider, a provider key, or a provider
+    key for one model.
+    """
+
+    id: str  # "provider/openai", "key/sec_1", "key/sec_1/gpt-4o"
+    open: bool  # False: it was closed by hand, whatever was known of its failures
+    at: int  # ns
+    until: int | None = None  # ns; None = until it is closed
+    by: str = ""
+    reason: str = ""
+
+    def shuts(self, now: int) -> bool:
+        """Whether it keeps calls away now (ns)."""
+        return self.open and (self.until is None or now < self.until)
+
+
 class PriceOverride(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An operator's own dated price, appended, never edited. Rates are pico-USD per token."""
 
@@ -264,11 +281,12 @@ Kind = Literal[
     "token_mark",
     "grant",
     "deployment",
+    "breaker",
     "managed",
 ]
 Tenant = Owner | Team | VirtualKey | BudgetDef
 Controls = Admin | TrustRule | TokenKey | TokenMark | AccessGrant | Managed
-Entity = Tenant | ProviderKey | PriceOverride | Deployment | Controls
+Entity = Tenant | ProviderKey | PriceOverride | Deployment | BreakerMark | Controls
 
 
 class Snapshot(msgspec.Struct, kw_only=True):
@@ -287,6 +305,7 @@ class Snapshot(msgspec.Struct, kw_only=True):
     token_marks: list[TokenMark] = []
     grants: list[AccessGrant] = []
     deployments: list[Deployment] = []
+    breakers: list[BreakerMark] = []
     managed: list[Managed] = []
 
 
@@ -306,6 +325,7 @@ class Delta(msgspec.Struct, kw_only=True):
     token_marks: list[TokenMark] = []
     grants: list[AccessGrant] = []
     deployments: list[Deployment] = []
+    breakers: list[BreakerMark] = []
     managed: list[Managed] = []
     gone: list[tuple[str, str]] = []
 
@@ -344,6 +364,7 @@ KINDS: dict[Kind, KindRow] = {
     "token_mark": KindRow("token_marks", TokenMark),
     "grant": KindRow("grants", AccessGrant),
     "deployment": KindRow("deployments", Deployment),
+    "breaker": KindRow("breakers", BreakerMark),
     "managed": KindRow("managed", Managed, private=True),
 }
 S = TypeVar("S", Snapshot, Delta)

@@ -109,7 +109,10 @@ PLAIN: dict[str, tuple[Lift, ...]] = {
     ),
     "upstream_unreachable": _time(_UPSTREAM, "bursar status"),
     "upstream_timeout": _time(_UPSTREAM),
-    "upstream_unavailable": _time(_UPSTREAM, "bursar status"),
+    "upstream_unavailable": (
+        *_time(_UPSTREAM, "bursar breakers list"),
+        by_role("operate", "Use one again at once", "breakers", "close", "NAME"),
+    ),
     "unknown_id": _caller("Use an id that a call of the same team was given, while it is kept"),
     "upstream_broken": _time(_UPSTREAM),
     "upstream_error": (Lift(who="nobody", says="The provider's own refusal was handed on: its message says why"),),

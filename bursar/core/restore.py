@@ -228,6 +228,7 @@ _RULES: dict[str, Callable[[Record, str, str, Effects], None]] = {
     "rollback": _files,
     "managed": _told,  # files manage it again; what it is stays
     "deployment": _told,  # which model a name stands for; what a key may use of it is the policy's
+    "breaker": _told,  # circuits that a person opened: upstreams that fail are left alone by themselves
     "grant": _grant,
     "observe": _observe,
     "trust": _doors,

@@ -39,6 +39,7 @@ METRICS: dict[str, Metric] = {
     "bursar_breakers_open": Metric(
         "gauge", "Circuits of upstreams that are open or half-open, as this node sees it", ()
     ),
+    "bursar_breakers_by_hand": Metric("gauge", "Circuits that a person keeps open, as this node has heard", ()),
     "bursar_breakers_shared": Metric("gauge", "Whether nodes share what they learn of upstreams", ()),
     "bursar_breaker_changes_total": Metric("counter", "Circuits that opened or closed", ("kind", "name", "state")),
     "bursar_breaker_skipped_total": Metric("counter", "Ways that were left out while open", ("provider",)),

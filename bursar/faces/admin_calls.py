@@ -10,6 +10,7 @@ from bursar.control.access import Access
 from bursar.control.admin_sessions import Sessions
 from bursar.control.admins import Admins
 from bursar.control.audit_desk import AuditDesk
+from bursar.control.breakers import Breakers
 from bursar.control.budgets import Budgets, BudgetTerms
 from bursar.control.checklist import Checklist
 from bursar.control.decisions import Decisions
@@ -69,6 +70,7 @@ class Services:
     observed_uses: ObservedUses
     access: Access
     deployments: Deployments
+    breakers: Breakers
     wrapping_keys: WrappingKeys
     prices: Prices
     usage: Usage

@@ -7,6 +7,7 @@ from bursar.faces import (
     admin_access,
     admin_admins,
     admin_audit,
+    admin_breakers,
     admin_checklist,
     admin_deployments,
     admin_explain,
@@ -216,6 +217,7 @@ ROUTES: tuple[Route, ...] = (
     *admin_observe.ROUTES,
     *admin_access.ROUTES,
     *admin_deployments.ROUTES,
+    *admin_breakers.ROUTES,
     *admin_manifests.ROUTES,
     Route(
         "GET",

@@ -13,6 +13,7 @@ from bursar.faces.cli_adopt import add_adopt
 from bursar.faces.cli_apply import add_apply
 from bursar.faces.cli_audit import audit_group
 from bursar.faces.cli_backup import BackupDesk, add_backup
+from bursar.faces.cli_breakers import breakers_group
 from bursar.faces.cli_check import CheckConfig, Connect, add_check
 from bursar.faces.cli_checklist import add_checklist
 from bursar.faces.cli_estimate import add_estimate
@@ -93,6 +94,7 @@ def build_cli(offline: Offline) -> typer.Typer:
     add_policy_test(policy, locate, offline.load_prices)
     app.add_typer(policy, name="policy")
     app.add_typer(models_group(locate), name="models")
+    app.add_typer(breakers_group(locate), name="breakers")
     secrets = secrets_group(locate)
     add_map(secrets, locate)
     add_vault(secrets, locate, offline.recovery)

@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 PANELS = {
     "The first day": ("up", "check", "status", "adopt", "observe", "import", "checklist", "scan"),
     "Who may call, and what it may cost": ("owners", "teams", "keys", "budgets", "models", "policy"),
-    "Provider keys": ("secrets",),
+    "Provider keys": ("secrets", "breakers"),
     "What happened, and why": ("usage", "explain", "estimate", "prices", "ledger", "audit"),
     "Trying a rule, changing it, taking it back": (
         "shadow",

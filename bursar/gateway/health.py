@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from bursar.core.breaker import Outcome, state
 from bursar.core.controls import would_refuse
 from bursar.core.errors import Refusal, UpstreamFault
+from bursar.core.units import NS_PER_S
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Option
 from bursar.gateway.price import Priced
@@ -42,6 +43,8 @@ def subjects(option: Option) -> tuple[str, str, str]:
 
 def by_health(node: Node, flight: Flight, ways: list[Priced]) -> list[Priced]:
     """The ways that are not open, those that are busy last. Raises Refusal(upstream_unavailable) when none is left."""
+    if node.tenants.shut:
+        ways = _not_shut(node, ways)
     board = node.board
     if board is None or not board.known:
         return ways
@@ -64,6 +67,30 @@ def by_health(node: Node, flight: Flight, ways: list[Priced]) -> list[Priced]:
     if not well and not busy:
         raise _unavailable(wait or 0)
     return well + busy
+
+
+def _not_shut(node: Node, ways: list[Priced]) -> list[Priced]:
+    """Without those that a person keeps calls away from, whatever the mode. Raises Refusal(upstream_unavailable)."""
+    shut, now = node.tenants.shut, node.clock.now()
+    left: list[Priced] = []
+    ends: list[int | None] = []
+    for way in ways:
+        marks = [mark for one in subjects(way.option) if (mark := shut.get(one)) is not None and mark.shuts(now)]
+        if not marks:
+            left.append(way)
+            continue
+        node.counters.add("bursar_breaker_skipped_total", (way.option.provider.name,))
+        untils = [mark.until for mark in marks if mark.until is not None]
+        ends.append(max(untils) if len(untils) == len(marks) else None)
+    if left:
+        return left
+    until = min((end for end in ends if end is not None), default=None)
+    raise Refusal(
+        "upstream_unavailable",
+        "Whoever runs this broker keeps calls away from every provider that could serve this one",
+        "Ask them, or try again later",
+        retry_after=None if until is None else max(1.0, (until - now) / NS_PER_S),
+    )
 
 
 def _skip(node: Node, flight: Flight, way: Priced) -> None:

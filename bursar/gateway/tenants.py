@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from bursar.core.access_tokens import trust_plan
+from bursar.core.circuits import subject_of
 from bursar.core.directory import (
     AccessGrant,
+    BreakerMark,
     BudgetDef,
     Delta,
     Deployment,
@@ -50,6 +52,9 @@ class Tenants:
         self.grants: dict[str, AccessGrant] = {}
         self.use_grants: tuple[AccessGrant, ...] = ()
         self.deployments: dict[str, Deployment] = {}
+        self.marks: dict[str, BreakerMark] = {}  # circuits that people have opened or closed
+        self.shut: dict[str, BreakerMark] = {}  # those that they opened, by subject
+        self.on_closed: Callable[[str], None] = lambda _subject: None
         self.by_digest = Credentials(self._plan_of)
         self.token_keys: dict[str, TokenKey] = {}
         self.token_marks: dict[str, int] = {}  # until when, ns
@@ -66,6 +71,7 @@ class Tenants:
     def replace(self, snapshot: Snapshot) -> None:
         """Take a whole directory; what is not in it is gone. Budgets that are gone are defined as deleted."""
         known = {budget.id for budget in snapshot.budgets}
+        marks = self.marks if self.version else {mark.id: mark for mark in snapshot.breakers}
         dropped = [b for b in self.budgets.values() if b.id not in known and not b.deleted]
         for table in (
             self.owners,
@@ -87,7 +93,9 @@ class Tenants:
         self._index = BudgetIndex(())
         for budget in dropped:
             self._define(msgspec.structs.replace(budget, deleted=True, version=budget.version + 1))
+        self.marks = marks  # what was closed while this node did not hear is closed now
         self._take(snapshot)
+        self._take_marks(snapshot.breakers, whole=True)
         self.version = snapshot.version
 
     def change(self, delta: Delta) -> None:
@@ -96,6 +104,8 @@ class Tenants:
         for kind, entity_id in delta.gone:
             self._remove(kind, entity_id)
         self._take(delta)
+        if delta.breakers:
+            self._take_marks(delta.breakers)
         self.version = delta.version
         self._forget(delta)
 
@@ -162,6 +172,14 @@ class Tenants:
         for price in news.prices:
             self._prices[price.provider, price.model, price.from_ns] = price
 
+    def _take_marks(self, marks: Sequence[BreakerMark], *, whole: bool = False) -> None:
+        before, self.marks = self.marks, {} if whole else self.marks
+        for mark in marks:
+            if not mark.open and before.get(mark.id) != mark:
+                self.on_closed(subject_of(mark.id))
+            self.marks[mark.id] = mark
+        self.shut = {subject_of(mark.id): mark for mark in self.marks.values() if mark.open}
+
     def _take_keys(self, keys: Sequence[VirtualKey]) -> None:
         """Plainly: a start takes hundreds of thousands, and callers wait for it."""
         of_team = self._keys_of_team
@@ -188,6 +206,9 @@ class Tenants:
             self._prices = {n: p for n, p in self._prices.items() if f"{p.provider}/{p.model}@{p.from_ns}" != entity_id}
         elif kind == "trust":
             self._remove("key", trust_plan(entity_id))
+        elif kind == "breaker":
+            self.marks.pop(entity_id, None)
+            self.shut.pop(subject_of(entity_id), None)
         else:
             tables = {"team": self.teams, "owner": self.owners, "provider_key": self.provider_keys}
             tables |= {"token_key": self.token_keys, "token_mark": self.token_marks, "grant": self.grants}

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from bursar.core.circuits import CircuitSeen
 from bursar.core.decisions import Batch
 from bursar.core.directory import Delta, Snapshot
 from bursar.core.errors import Refusal
@@ -59,6 +60,8 @@ class Services(Protocol):
     async def keep_decisions(self, node: str, batch: Batch) -> None:
         """Never raises: what cannot be kept is counted."""
         ...
+
+    def see_circuits(self, node: str, at_ns: int, seen: list[CircuitSeen]) -> None: ...
 
     async def answer(self, request: m.Handed) -> tuple[int, list[tuple[str, str]], bytes]:
         """A request at the data port -> status, fields, body. Never raises."""
@@ -160,9 +163,11 @@ class ControlEnd:
         return way if version else None
 
     def _take(self, node: str, message: m.ToControl, channel: Channel[m.ToControl]) -> None:
-        match message:
+        match message:  # Hello said twice is harmless
             case m.Metrics():
                 self._services.count(node, message.delta)
+            case m.Circuits():
+                self._services.see_circuits(node, message.at_ns, message.seen)
             case m.LeaseAsk():
                 self._start(self._lease(node, message, channel))
             case m.Uses():
@@ -177,8 +182,6 @@ class ControlEnd:
                 self._start(self._answer(message, channel))
             case m.Applied():
                 self._channels[channel].version = message.version
-            case m.Hello():
-                pass  # said twice: harmless
 
     async def _lease(self, node: str, ask: m.LeaseAsk, channel: Channel[m.ToControl]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from bursar.core.circuits import CircuitSeen
 from bursar.core.decisions import Batch
 from bursar.core.directory import Delta, Snapshot
 from bursar.core.telemetry import MetricsDelta
@@ -74,6 +75,13 @@ class Seen(Message):
     key_id: str
     digest: bytes
     provider: str
+
+
+class Circuits(Message):
+    """How the circuits of upstreams stand. Said each second while any is known, and once when none is any more."""
+
+    at_ns: int
+    seen: list[CircuitSeen]
 
 
 class Happened(Message):
@@ -163,7 +171,7 @@ class LeaseRevoked(Message):
     version: int
 
 
-ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened | Handed | Decided | Seen
+ToControl = Hello | Applied | LeaseAsk | Uses | Metrics | Happened | Handed | Decided | Seen | Circuits
 ToGateway = (
     Welcome | Changed | Fresh | LeaseGranted | LeaseRefused | LeaseRevoked | UsesRecorded | HandedBack | DecisionsTaken
 )

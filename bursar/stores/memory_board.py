@@ -42,6 +42,9 @@ class MemoryBoard:
         if bool(opened) != bool(circuit.opened):
             self._on_change(subject, bool(circuit.opened))
 
+    def close(self, subject: str) -> None:
+        self.known.pop(subject, None)
+
     def _make_room(self, now: int) -> bool:
         for subject in [subject for subject, circuit in self.known.items() if is_over(circuit, now, self.rule)]:
             del self.known[subject]

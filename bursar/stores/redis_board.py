@@ -21,7 +21,7 @@ from bursar.stores.redis_place import read_place
 
 _LOOK_S = 1.0
 _MOST = 1_000  # circuits that a node looks at: those that are kept longest
-_ACTS = ("report", "try", "board")
+_ACTS = ("report", "try", "board", "close")
 
 
 class BoardScripts:
@@ -84,6 +84,13 @@ class RedisBoard:
             frame = self._frame("report", subject, outcome, int(tried), wait, *self._rule)
             self.link.ask(frame).add_done_callback(lambda answer: self._reported(subject, answer))
 
+    def close(self, subject: str) -> None:
+        """Every node is told, and says so here: a second time does nothing."""
+        self._own.close(subject)
+        self._seen.pop(subject, None)
+        if self.link.up:
+            self.link.ask(self._frame("close", subject))
+
     async def run(self) -> None:
         """Keep the way open and look at the board every second. Until cancelled."""
         link = asyncio.create_task(self.link.run())
@@ -120,10 +127,18 @@ class RedisBoard:
 
     def _stands(self, subject: str, standing: list[int], *, told: bool) -> None:
         """`told`: by what this node reported; so one node of all says that a circuit has opened or closed."""
-        opened, until, trying, busy = standing
+        opened, until, trying, busy, failures, since, last = standing
         now = self.now()
         before = self._seen.get(subject)
-        circuit = Circuit(opened=min(opened, 1), until=now + until, trying=now + trying, busy=now + busy)
+        circuit = Circuit(
+            failures=failures,
+            last=now - last,
+            opened=min(opened, 1),
+            until=now + until,
+            trying=now + trying,
+            busy=now + busy,
+            at=now - since if opened else 0,
+        )
         self._seen[subject] = circuit
         if told and bool(before is not None and before.opened) != bool(opened):
             self._on_change(subject, bool(opened))

@@ -14,7 +14,7 @@ from bursar.app.settings import read_config
 from bursar.app.spec import NodeSpec
 from bursar.app.upstreams import Door, Upstreams, build_providers
 from bursar.config import Config, Provider
-from bursar.core.directory import Delta, Snapshot
+from bursar.core.directory import BreakerMark, Delta, Snapshot
 from bursar.core.ledger import Settlement
 from bursar.core.tokens import digest
 from bursar.link import messages as m
@@ -138,6 +138,7 @@ async def test_what_was_counted_waits_for_control(root: Root) -> None:
         "bursar_followed",
         "bursar_observed_keys",
         "bursar_breakers_open",
+        "bursar_breakers_by_hand",
         "bursar_breakers_shared",
     }
     assert happened == m.Happened(word="upstream_key_refused", subject="pk", facts={"status": 401})
@@ -153,6 +154,29 @@ async def test_what_was_counted_waits_for_control(root: Root) -> None:
     root.gateway._uses.recorded(uses.flush)
     root.gateway._ship(uses=True)
     assert (root.line.sent[-1].counts, root.line.sent[-1].flush) == ([("pk", 1, 1)], f"{root.node.boot}-2")
+
+
+async def test_how_circuits_stand_is_told_while_any_is_known_and_once_after(root: Root) -> None:
+    root.line.connected.set()
+
+    def told() -> list[Any]:
+        root.line.sent.clear()
+        root.gateway._ship(uses=False)
+        return [message for message in root.line.sent if isinstance(message, m.Circuits)]
+
+    board = root.node.board
+    assert board is not None
+    assert told() == []
+    board.report("provider openai", "failed")
+    for _ in range(2):
+        (said,) = told()
+        assert [(one.name, one.state, one.failures) for one in said.seen] == [("provider/openai", "closed", 1)]
+    mark = BreakerMark(id="provider/openai", open=False, at=1)
+    root.gateway._delta(Delta(version=2, breakers=[mark]))
+    root.line.sent.clear()
+    (said,) = told()
+    assert said.seen == []
+    assert told() == []
 
 
 async def test_what_the_ledger_tells_is_passed_on(root: Root) -> None:

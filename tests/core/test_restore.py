@@ -83,7 +83,10 @@ def test_files_that_changed_something_keep_the_node_paused(action: str) -> None:
     assert effects_of([record(action, "directory/git", directory_version=9)]).unknown, "not told is not nothing"
 
 
-@pytest.mark.parametrize("action", ["managed.release", "deployment.map", "deployment.unmap", "deployment.map.undo"])
+@pytest.mark.parametrize(
+    "action",
+    ["managed.release", "deployment.map", "deployment.unmap", "deployment.map.undo", "breaker.open", "breaker.close"],
+)
 def test_what_opens_nothing_is_told(action: str) -> None:
     target = f"{action.partition('.')[0]}/x"
     assert effects_of([record(action, target, directory_version=9)]) == Effects(repeat=[f"#1 {action} {target}"])

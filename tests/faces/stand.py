@@ -18,6 +18,7 @@ from bursar.control.audit import AuditLog
 from bursar.control.audit_desk import AuditDesk
 from bursar.control.audit_notary import Signer
 from bursar.control.audit_people import People
+from bursar.control.breakers import Breakers
 from bursar.control.budgets import Budgets
 from bursar.control.checklist import Checklist
 from bursar.control.decisions import Decisions
@@ -208,6 +209,7 @@ class Stand:
         )
         stores = Stores([self.secrets])
         self.provider_keys = ProviderKeys(directory, stores, self.audit, providers)
+        self.breakers = Breakers(directory, providers)
         self.fleet = OneNode()
         self.decisions_db = DecisionsDb(self.folder / "explain.db")
         self.decisions = Decisions(self.decisions_db, self.clock, keep_s=30 * 86_400, most=1000)
@@ -227,6 +229,7 @@ class Stand:
             observed_uses=ObservedUses(usage, self.ledger),
             access=Access(directory, self.places),
             deployments=Deployments(directory),
+            breakers=self.breakers,
             wrapping_keys=wrapping_keys,
             prices=Prices(directory, load_catalogue(), providers),
             usage=usage,

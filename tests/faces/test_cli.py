@@ -513,6 +513,34 @@ def test_grants_and_policies(cli: Cli, tmp_path: Path) -> None:
     assert "revoked" in cli("secrets", "revoke", second).output
 
 
+def test_breakers(cli: Cli) -> None:
+    assert "every upstream is well" in cli("breakers").output
+    assert "would do this" in cli("breakers", "open", "openai", "--for", "10m", "--preview").output
+    assert cli.json("breakers") == []
+    said = cli("breakers", "open", "openai", "--for", "10m", "--reason", "answers in Klingon").output
+    assert "provider/openai is open until" in said
+    (undo,) = re.findall(r"undo: bursar undo (\d+)", said)
+    (one,) = cli.json("breakers", "list")
+    told = (one["name"], one["state"], one["opened_by"], one["reason"], one["failures"], one["node"])
+    assert told == ("provider/openai", "open", "admin", "answers in Klingon", 0, "")
+    assert one["since"] < one["next_try"]
+    assert "provider/openai" in cli("breakers").output
+    cli("undo", undo)
+    assert cli.json("breakers", "list") == [], "what was opened by hand has a way back"
+    assert cli.json("breakers", "open", "provider/openai")["until"] is None
+    assert "in use again" in cli("breakers", "close", "openai", "--reason", "it is well").output
+    assert cli.json("breakers") == []
+    cli("undo", str(cli.json("history", "--limit", "1")[0]["version"]))
+    assert [one["name"] for one in cli.json("breakers")] == ["provider/openai"], "and so has closing it"
+    cli("breakers", "close", "openai")
+    for wrong in ("nobody", "provider/nobody", "key/none", "key/none/gpt-4o"):
+        assert "unknown_id" in cli("breakers", "open", wrong, code=REFUSED).output
+    assert "invalid_input" in cli("breakers", "open", "team/a", code=REFUSED).output
+    cli("breakers", "open", "openai", "--for", "soon", code=USAGE)
+    acts = [row["action"] for row in cli.json("history", "--limit", "9")]
+    assert {"breaker.open", "breaker.close", "breaker.open.undo", "breaker.close.undo"} <= set(acts)
+
+
 def test_deployments(cli: Cli) -> None:
     assert cli.json("models", "map", "chat-prod", "gpt-4o-mini") == {
         "id": "chat-prod",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bursar.core.breaker import Rule
-from bursar.core.directory import Mode
+from bursar.core.directory import BreakerMark, Delta, Mode
 from bursar.stores.memory_board import MemoryBoard
 from tests.gateway.answers import IN, OUT, broken, chat, completion, error, stream, unsent, usage
 from tests.gateway.fakes import HANG, FakeExchange, FakeResponse, turns
@@ -239,3 +239,66 @@ async def test_of_an_upstream_that_is_well_nothing_is_kept(make_stand: MakeStand
     assert stand.node.board is not None
     assert not stand.node.board.known
     assert stand.balance() == (COST, 0)
+
+
+# ---- opened and closed by hand ---------------------------------------------------------------------------------------
+
+
+def told(stand: Stand, name: str, *, opened: bool = True, **more: Any) -> None:
+    """A person has said so, and this node has heard."""
+    mark = BreakerMark(id=name, open=opened, at=stand.clock.now(), by="admin", **more)
+    stand.node.tenants.change(Delta(version=stand.node.tenants.version + 1, breakers=[mark]))
+
+
+@pytest.mark.parametrize("name", ["provider/openai", "key/pk-openai", "key/pk-openai/plain-1"])
+@pytest.mark.parametrize("mode", ["enforce", "shadow", "off"])
+async def test_what_a_person_opens_is_left_alone_in_any_mode(make_stand: MakeStand, name: str, mode: Mode) -> None:
+    stand = one(make_stand, mode) if mode != "off" else make_stand(budgets=[budget(PLENTY)])
+    told(stand, name)
+    exchange = await stand.ask(body=BODY)
+    assert (exchange.status, exchange.word, exchange.header("retry-after")) == (503, "upstream_unavailable", None)
+    assert (stand.upstream.sent, stand.ends) == ([], [])
+    told(stand, name, opened=False)
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+
+
+async def test_it_is_over_at_its_time(make_stand: MakeStand) -> None:
+    stand = one(make_stand)
+    told(stand, "provider/openai", until=stand.clock.now() + 600 * 10**9)
+    assert (await stand.ask(body=BODY)).header("retry-after") == "600"
+    stand.clock.advance(600)
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+
+
+async def test_another_way_is_taken_meanwhile_and_another_model_is_served(make_stand: MakeStand) -> None:
+    stand = two(make_stand)
+    told(stand, "provider/openai")
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+    assert used(stand) == ["sk-pk-second-1"]
+    assert stand.count("bursar_breaker_skipped_total", provider="openai") == 1
+    other = one(make_stand)
+    told(other, "key/pk-openai/gpt-4o")
+    assert (await other.ask(ok(), body=BODY)).status == 200
+
+
+async def test_what_a_person_closes_is_used_at_once_and_counts_anew(make_stand: MakeStand) -> None:
+    stand = one(make_stand)
+    board = stand.node.board
+    assert board is not None
+    stand.node.tenants.on_closed = board.close
+    await fail(stand)
+    assert (await stand.ask(body=BODY)).word == "upstream_unavailable"
+    told(stand, "provider/openai", opened=False)
+    await fail(stand, 4)
+    assert (await stand.ask(ok(), body=BODY)).status == 200
+
+
+async def test_what_was_closed_while_a_node_did_not_hear_is_closed_when_it_does(make_stand: MakeStand) -> None:
+    stand = make_stand()
+    heard: list[str] = []
+    stand.node.tenants.on_closed = heard.append
+    stand.snapshot.breakers[:] = [BreakerMark(id="key/a/b/c", open=False, at=1)]
+    stand.node.tenants.replace(stand.snapshot)
+    assert heard == ["key a b/c"]
+    stand.node.tenants.replace(stand.snapshot)
+    assert heard == ["key a b/c"], "once"

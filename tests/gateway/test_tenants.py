@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bursar.core.directory import (
     KINDS,
     AccessGrant,
+    BreakerMark,
     BudgetDef,
     Delta,
     Deployment,
@@ -276,6 +277,13 @@ _grants = st.builds(
 _deployments = st.builds(
     Deployment, id=st.sampled_from(["chat", "t1:chat"]), model=st.sampled_from(["gpt-4o", "gpt-4o-mini"])
 )
+_breakers = st.builds(
+    BreakerMark,
+    id=st.sampled_from(["provider/openai", "key/a/m-1"]),
+    open=st.booleans(),
+    at=st.integers(1, 3),
+    until=st.sampled_from([None, 2]),
+)
 _gone = st.sampled_from(
     [(kind, name) for kind in ("owner", "team", "key") for name in _NAMES[kind]]
     + [
@@ -285,6 +293,7 @@ _gone = st.sampled_from(
         ("token_mark", "revoked/a"),
         ("grant", "g1"),
         ("deployment", "chat"),
+        ("breaker", "provider/openai"),
     ]
     + [("provider_key", "a"), ("provider_key", "b"), ("price", "openai/m-1@1"), ("price", "openai/m-1@2")]
 )
@@ -307,6 +316,7 @@ _changes = st.fixed_dictionaries(
         "token_marks": _few(_token_marks),
         "grants": _few(_grants),
         "deployments": _few(_deployments),
+        "breakers": _few(_breakers),
         "gone": st.lists(_gone, max_size=2, unique=True),
     }
 )
@@ -360,6 +370,7 @@ def test_deltas_lead_where_the_snapshot_leads(steps: list[dict[str, Any]]) -> No
         "token_marks": {},
         "grants": {},
         "deployments": {},
+        "breakers": {},
     }
     fields = {kind: row.field for kind, row in KINDS.items()}
     for version, step in enumerate(steps, 2):
@@ -377,6 +388,7 @@ def test_deltas_lead_where_the_snapshot_leads(steps: list[dict[str, Any]]) -> No
     assert tenants.token_marks == plain.token_marks
     assert tenants.grants == plain.grants
     assert tenants.deployments == plain.deployments
+    assert (tenants.marks, tenants.shut) == (plain.marks, plain.shut)
     assert {grant.id for grant in tenants.use_grants} == {grant.id for grant in plain.use_grants}
     assert of_rules(tenants) == of_rules(plain)
     assert told.alive == plainly_told.alive
@@ -397,6 +409,7 @@ def test_the_kinds_here_are_all_there_are() -> None:
         "token_marks",
         "grants",
         "deployments",
+        "breakers",
         "gone",
     }
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bursar.core.circuits import CircuitSeen
 from bursar.core.decisions import Batch
 from bursar.core.directory import Delta, Owner, Snapshot
 from bursar.core.errors import Refusal
@@ -43,6 +44,7 @@ class Services:
         self.told: list[tuple[str, str, str, dict[str, str | int]]] = []
         self.batches: list[tuple[str, Batch]] = []
         self.seen_keys: list[tuple[str, str, bytes, str]] = []
+        self.circuits: list[tuple[str, int, list[CircuitSeen]]] = []
 
     def snapshot(self) -> Snapshot:
         return Snapshot(version=self.version, owners=[Owner(id="o", name="O")])
@@ -78,6 +80,9 @@ class Services:
 
     async def seen(self, node: str, key_id: str, digest: bytes, provider: str) -> None:
         self.seen_keys.append((node, key_id, digest, provider))
+
+    def see_circuits(self, node: str, at_ns: int, seen: list[CircuitSeen]) -> None:
+        self.circuits.append((node, at_ns, seen))
 
     async def keep_decisions(self, node: str, batch: Batch) -> None:
         self.batches.append((node, batch))
@@ -321,6 +326,8 @@ async def test_control_is_told_what_was_counted_and_what_happened(pair: Pair) ->
     assert pair.gateway.send(m.Metrics(delta=delta))
     assert pair.gateway.send(m.Uses(counts=[("pk", 1, 5)]))
     assert pair.gateway.send(m.Happened(word="ledger_overage", subject="b", facts={"pico": 1}))
+    circuit = CircuitSeen(name="provider/openai", state="open", failures=5, last_ns=1, since_ns=2, next_try_ns=3)
+    assert pair.gateway.send(m.Circuits(at_ns=4, seen=[circuit]))
     assert pair.gateway.send(m.Hello(node="n1", pid=7))  # twice: harmless
     assert pair.gateway.send(m.Seen(key_id="abc", digest=b"\0\xff", provider="openai"))
     await until(lambda: pair.services.seen_keys)
@@ -328,6 +335,7 @@ async def test_control_is_told_what_was_counted_and_what_happened(pair: Pair) ->
     assert pair.services.counted == [delta]
     assert pair.services.uses == [("pk", 1, 5)]
     assert pair.services.told == [("n1", "ledger_overage", "b", {"pico": 1})]
+    assert pair.services.circuits == [("n1", 4, [circuit])]
 
 
 async def test_the_gateway_hears_which_uses_are_on_record(pair: Pair) -> None:

@@ -44,6 +44,7 @@ class Step(msgspec.Struct, frozen=True):
 STEPS = st.one_of(
     st.builds(Step, st.just("wait"), st.just(""), ms=st.sampled_from((0, 1, 700, 4_000, 4_001, 8_000, 21_000))),
     st.builds(Step, st.just("try"), OFTEN),
+    st.builds(Step, st.just("close"), OFTEN),
     st.builds(
         Step,
         st.just("report"),
@@ -74,15 +75,17 @@ class Reference:
 
 
 def standing(circuit: Circuit | None, now: int) -> tuple[Any, ...]:
-    """All that a call looks at."""
+    """All that a call looks at, and what people are shown."""
     if circuit is None:
-        return "closed", 0, 0, 0
+        return "closed", 0, 0, 0, 0, 0
     opened = circuit.opened > 0
     return (
         state(circuit, now),
         max(circuit.until - now, 0) if opened else 0,
         max(circuit.trying - now, 0) if opened else 0,
         max(circuit.busy - now, 0),
+        circuit.failures,
+        now - circuit.at if opened else 0,
     )
 
 
@@ -138,6 +141,9 @@ async def live(board: Any, history: list[Step], now: Any, goes_on: Any, settle: 
             assert granted == reference.may_try(step.subject, now())
             if granted:
                 tries.add(step.subject)
+        elif step.kind == "close":
+            board.close(step.subject)
+            reference.circuits.pop(step.subject, None)
         else:
             tried = step.subject in tries
             tries.discard(step.subject)
@@ -189,6 +195,8 @@ def test_nodes_at_once_decide_as_the_reference_in_the_servers_order(
                 if await board.may_try(step.subject):
                     granted[step.subject] += 1
                     tries.add(step.subject)
+            elif step.kind == "close":
+                board.close(step.subject)
             else:
                 tried = step.subject in tries
                 tries.discard(step.subject)
@@ -202,7 +210,9 @@ def test_nodes_at_once_decide_as_the_reference_in_the_servers_order(
             reference, theirs = Reference(), Counter[str]()
             for _, arguments, now_s in await told.acts():
                 subject, now = arguments[0], round(now_s * 1000)
-                if len(arguments) == 3:
+                if len(arguments) == 1:
+                    reference.circuits.pop(subject, None)
+                elif len(arguments) == 3:
                     theirs[subject] += reference.may_try(subject, now)
                 else:
                     wait = int(arguments[3])

@@ -1,7 +1,7 @@
 -- A circuit of bursar.core.breaker as a hash of whole numbers, whose names and meaning are those of `Circuit`.
 -- Instants are whole milliseconds since 2026.
 local ms = math.floor(now * 1000 + 0.5)
-local FIELDS = {'since', 'last', 'calls', 'failures', 'row', 'opened', 'until', 'trying', 'busy'}
+local FIELDS = {'since', 'last', 'calls', 'failures', 'row', 'opened', 'until', 'trying', 'busy', 'at'}
 
 local function circuit_of(key)
     local kept, circuit = redis.call('HMGET', key, unpack(FIELDS)), {}
@@ -34,11 +34,16 @@ local function keep(known, key, subject, circuit, rule)
     redis.call('PEXPIRE', key, string.format('%d', life))
 end
 
--- How it stands: 0 closed, 1 open, 2 half-open; then how long (ms) it is open, is being tried, is busy.
+-- How it stands: 0 closed, 1 open, 2 half-open; then how long (ms) it is open, is being tried, is busy; then how many
+-- failures are counted, how long ago (ms) it opened, and how long ago it failed last.
 local function standing(circuit)
     local state = 0
     if circuit.opened > 0 then
         state = ms < circuit['until'] and 1 or 2
     end
-    return {state, math.max(circuit['until'] - ms, 0), math.max(circuit.trying - ms, 0), math.max(circuit.busy - ms, 0)}
+    local opened = circuit.opened > 0 and math.max(ms - circuit.at, 0) or 0
+    return {
+        state, math.max(circuit['until'] - ms, 0), math.max(circuit.trying - ms, 0), math.max(circuit.busy - ms, 0),
+        circuit.failures, opened, math.max(ms - circuit.last, 0),
+    }
 end

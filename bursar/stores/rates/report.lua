@@ -12,12 +12,13 @@ local rule = {
 if tried and circuit.opened > 0 then
     circuit.trying = 0
     if outcome == 'failed' then
+        circuit.failures = circuit.failures + 1
         circuit.opened = math.min(circuit.opened + 1, 20)
         circuit['until'] = ms + math.min(rule.open * 2 ^ (circuit.opened - 1), rule.longest)
         circuit.last = ms
     elseif outcome ~= 'none' then
         circuit.since, circuit.last, circuit.calls, circuit.failures, circuit.row = 0, 0, 0, 0, 0
-        circuit.opened, circuit['until'] = 0, 0
+        circuit.opened, circuit['until'], circuit.at = 0, 0, 0
     end
 end
 if outcome == 'busy' and wait >= 0 then
@@ -37,7 +38,7 @@ if circuit.opened == 0 and not tried and (outcome == 'ok' or outcome == 'failed'
         circuit.failures, circuit.row, circuit.last = circuit.failures + 1, circuit.row + 1, ms
         local many = circuit.calls >= rule.least and circuit.failures * 100 >= circuit.calls * rule.share
         if circuit.row >= rule.row or many then
-            circuit.opened, circuit['until'], circuit.trying = 1, ms + rule.open, 0
+            circuit.opened, circuit['until'], circuit.trying, circuit.at = 1, ms + rule.open, 0, ms
         end
     end
 end
