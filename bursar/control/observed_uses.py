@@ -9,9 +9,11 @@ from bursar.control.usage import Usage
 from bursar.core.directory import VirtualKey
 from bursar.core.ledger_records import JOINT, SWAPPED, UsageBy
 from bursar.core.observing import presented_id
+from bursar.core.units import NS_PER_S
 
 _BY: tuple[UsageBy, ...] = ("team", "key", "credential", "model")
 _PAGE = 5_000
+_BEFORE_NS = 3600 * NS_PER_S  # the first call was held before its key was known, perhaps in the hour before
 _NAMED = 5  # models of one key, those that cost most first
 
 
@@ -42,6 +44,7 @@ class ObservedUses:
         if not found:
             return found
         since = min(key.observed.since for key in keys if key.observed is not None)
+        since = min(since, now) - _BEFORE_NS
         costs: dict[str, dict[str, int]] = {key_id: {} for key_id in found}
         for team in sorted({*teams, *(key.team_id for key in keys)}):
             await self._add(found, costs, team, since, now)
