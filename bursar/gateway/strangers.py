@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 
 from bursar.core.errors import Refusal
 
-_FIRST_CALLS_PER_S = 50.0  # a node lets in of keys that no provider has taken yet: they cost a hold and a call upstream
+_FIRST_CALLS_PER_S = 10.0  # a node lets in of keys that no provider has taken yet: they cost a hold and a call upstream
 _FIRST_CALLS_AT_ONCE = 200.0
 _TELL_AGAIN_S = 5.0  # control may be away when a key is seen first
 _SEAL = "See `bursar observe list`; sealed keys do not count: `bursar observe seal ID`, or raise observe.most"
