@@ -42,6 +42,7 @@ from bursar.stores.postgres_money_nodes import Nodes, first_id
 HOLD_S = 0.25  # longest wait for a hold, unless told otherwise
 SETTLE_S = 5.0  # longest wait for an act without holds: nobody waits for those
 RETRY_S = 0.1  # between attempts while money is closed
+_TURNS = 3  # of the loop, before an act goes out: those whom the last one answered ask again, and travel together
 
 Shrink = tuple[int, int]  # hold, new ceiling
 _log = logging.getLogger("bursar.money")
@@ -181,6 +182,8 @@ class Runner:
                     await self._probe()
                     continue
                 await self._wake.wait()
+                for _ in range(_TURNS):
+                    await asyncio.sleep(0)
                 self._wake.clear()
                 await self._be_ready()  # the connection may have broken while nobody asked
                 if not self.down:

@@ -12,20 +12,19 @@ from bursar.stores import postgres_money_runner
 from bursar.stores.directory_postgres import DirectoryPostgres
 from bursar.stores.postgres import Connection, Postgres
 from bursar.stores.postgres_money import PostgresMoney
-from bursar.stores.postgres_money_act import HELD, PAUSED, Answer, Batch, Waiting, act
+from bursar.stores.postgres_money_act import ARGUMENTS, HELD, PAUSED, Answer, Batch, Waiting, act
 from bursar.stores.postgres_money_nodes import first_id
 from tests.stores.journal_kit import asking, budget
 from tests.stores.postgres_money_kit import Nodes, nodes_on, until
 
 ENDS = 2**62
-OLD_ACT = """WITH done AS MATERIALIZED (
-        SELECT * FROM bursar.ledger_act_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-            $18, $19, $20, $21, $22, $23, $24, $25)
+OLD_ACT = f"""WITH done AS MATERIALIZED (
+        SELECT * FROM bursar.ledger_act_1({", ".join(ARGUMENTS[:-1])})
     ), kept AS (
         INSERT INTO bursar.ledger_event (t_ns, told) SELECT d.t_ns, e FROM done d, unnest(d.events) AS e
     ) SELECT * FROM done"""
 """As a node of the version before says it: without tokens, and in one transaction with its wait for the disk."""
-DECIDES = f"SELECT * FROM bursar.ledger_act_2({', '.join(f'${n}' for n in range(1, 27))})"
+DECIDES = f"SELECT * FROM bursar.ledger_act_2({', '.join(ARGUMENTS)})"
 """What the act calls inside its transaction."""
 
 
