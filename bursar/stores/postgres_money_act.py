@@ -76,6 +76,8 @@ def unreconciled(hold_id: int) -> End:
 
 
 def _more(usage: Usage) -> str | None:
+    if not (usage.has_parts or usage.service_tier):
+        return None
     counts: Counts = counts_of(usage)
     rare = (counts[3], counts[4], *counts[6:])
     if not any(rare):

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import msgspec
 
-from bursar.core.limits import Bound
+from bursar.core.limits import Bound, Key
 
 LEASE_S = 25.0  # a slot lapses so long after its node was heard last
 _RECORD_S = 21_600  # what was taken can be given back for so long; no call lasts that long
@@ -49,6 +49,7 @@ class Form(msgspec.Struct, frozen=True, gc=False):
 
     limits: Sequence[Bound]  # as given
     bounds: tuple[Bound, ...]  # in the order in which they are looked at: tokens first
+    keys: tuple[Key, ...]  # of these
     slots: tuple[bytes, ...]  # names of those with slots
     closed: Bound | None  # one that may not hold without its store
     reserves: bool  # some are on tokens
@@ -74,6 +75,7 @@ def make_form(scripts: Scripts, prefix: str, owner: str, limits: Sequence[Bound]
     return Form(
         limits=limits,
         bounds=bounds,
+        keys=tuple(bound.key for bound in bounds),
         slots=tuple(name for name, bound in zip(names, bounds, strict=True) if bound.unit == "concurrency"),
         closed=next((bound for bound in bounds if bound.closed), None),
         reserves=split > 0,

@@ -285,8 +285,8 @@ class RedisRates:
         full_at = self._full_at
         if len(full_at) > _MOST_REMEMBERED:
             full_at.clear()
-        for bound, debt in zip(form.bounds, islice(answer, 2, None), strict=False):
-            full_at[bound.key] = now + debt / 1e6
+        for key, debt in zip(form.keys, islice(answer, 2, None), strict=False):
+            full_at[key] = now + debt / 1e6
         if not answer[0]:
             return None
         bound = form.bounds[answer[0] - 1]
