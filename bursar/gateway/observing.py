@@ -40,7 +40,7 @@ def plan_of_stranger(node: Node, text: str, digest: bytes) -> KeyPlan | None:
     if team is None or owner is None:
         message = f"This is not a Bursar key, and the team {observing.team!r} for provider keys is not there"
         raise Refusal("key_invalid", message, f"bursar teams create --id {observing.team} ...; or restart the node")
-    observing.let_in(key_id, tenants.observed, node.clock.monotonic())
+    observing.let_in(key_id, len(tenants.observed), tenants.keys, node.clock.monotonic())
     secret = KeySecret(digest=digest, provider=True)
     observed = Observed(provider=provider.name, since=node.clock.now())
     return tenants.compiled(

@@ -1,6 +1,6 @@
 """Provider keys that come to the door and are not in the directory yet: how many are let in, and who learns of them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Container
 
 from bursar.core.errors import Refusal
 
@@ -29,13 +29,16 @@ class Observing:
             sent = self.tell(key_id, digest, provider)
             self._taken[key_id] = now if sent else now - _TELL_AGAIN_S
 
-    def let_in(self, key_id: str, known: Collection[str], now: float) -> None:
-        """One call of a key that is not in the directory. Raises Refusal(key_invalid | overloaded)."""
+    def let_in(self, key_id: str, observed: int, known: Container[str], now: float) -> None:
+        """One call of a key that is not in the directory. `observed`: how many of those that are `known` are passed on.
+
+        Raises Refusal(key_invalid | overloaded).
+        """
         if key_id in self._taken:
             return
-        if len(known) + len(self._taken) >= self.most:
+        if observed + len(self._taken) >= self.most:
             self._taken = {name: at for name, at in self._taken.items() if name not in known}
-            if len(known) + len(self._taken) >= self.most:
+            if observed + len(self._taken) >= self.most:
                 message = f"This is not a Bursar key, and {self.most} provider keys are observed already"
                 raise Refusal("key_invalid", message, _SEAL)
         self._room = min(self._room + (now - self._at) * _FIRST_CALLS_PER_S, _FIRST_CALLS_AT_ONCE)

@@ -390,6 +390,14 @@ async def test_over_the_bound_new_ones_are_refused(make_stand: MakeStand) -> Non
     stand.upstream.answers.clear()
 
 
+async def test_what_was_sealed_since_makes_room(make_stand: MakeStand) -> None:
+    stand = make_stand()
+    observing(stand, most=1)
+    assert (await call(stand, OPENAI)).status == 200
+    sealed(stand)
+    assert (await call(stand, samples(random.Random(300))["openai-key"])).status == 200
+
+
 async def test_a_flood_of_wrong_keys_is_held_back(make_stand: MakeStand) -> None:
     """They cost no memory that grows, and after the first so many nothing upstream; who is known calls on."""
     stand = make_stand()
