@@ -57,12 +57,12 @@ def job_record(job: Job, batch: MadeId) -> MadeId:
     )
 
 
-def follow_job(node: Node, record: MadeId, *, kept: bool = True) -> None:
-    """`kept`: the record is in the store."""
+def follow_job(node: Node, record: MadeId) -> None:
+    """Whether the record is in the store may not be known: it is looked for before anything is booked."""
     if record.id in node.batches.jobs:
         return
     node.batches.jobs.add(record.id)
-    task = asyncio.ensure_future(_Follower(node, record, kept=kept).run())
+    task = asyncio.ensure_future(_Follower(node, record).run())
     node.followed.add(task)
     task.add_done_callback(lambda done: _over(node, record, done))
 
@@ -111,10 +111,10 @@ def _marked(node: Node, record: MadeId, job: Job) -> MadeId:
 class _Follower:
     """Of one job, from now to its end."""
 
-    def __init__(self, node: Node, record: MadeId, *, kept: bool) -> None:
+    def __init__(self, node: Node, record: MadeId) -> None:
         job = read_job(record.about)
         assert job is not None, "who follows has read it"
-        self._node, self._record, self._job, self._kept = node, record, job, kept
+        self._node, self._record, self._job = node, record, job
 
     async def run(self) -> None:
         pause = FIRST_S
@@ -138,20 +138,23 @@ class _Follower:
     async def _renew(self) -> bool:
         """Raises Refusal. Who has the hold takes its job back from anybody who thought it was dead."""
         node = self._node
-        if not self._kept or node.batches.alone:
-            return True
         left = self._job.until - node.clock.now()
-        if left > CLAIM_S * NS_PER_S * 2 / 3:
+        if node.batches.alone or left > CLAIM_S * NS_PER_S * 2 / 3:
             return True
-        return await self._swap(_marked(node, self._record, self._job))
+        swapped = await self._swap(_marked(node, self._record, self._job))
+        return self._job.boot == node.boot if swapped is None else swapped
 
-    async def _swap(self, new: MadeId) -> bool:
-        """Raises Refusal, and then it may have been done: it is looked for before it is tried again."""
+    async def _swap(self, new: MadeId) -> bool | None:
+        """None: there is no record of it. Raises Refusal, and then it may have been done: it is looked for before it is
+        tried again.
+        """
         store, record = self._node.made_ids, self._record
         if not await store.swap(record, new):
             current = await store.find("", "job", record.id)
-            job = None if current is None else read_job(current.about)
-            if current is None or job is None or job.settled:
+            if current is None:
+                return None
+            job = read_job(current.about)
+            if job is None or job.settled:
                 return False
             if current != new:
                 mine = self._node.boot in (job.boot, job.by)
@@ -240,7 +243,7 @@ class _Follower:
             return
         if not over:
             await self._end_hold(settlement)
-        if node.batches.alone and self._kept:
+        if node.batches.alone:
             try:
                 await node.made_ids.forget("", "job", self._record.id)
             except Refusal as refusal:
@@ -264,19 +267,19 @@ class _Follower:
     async def _is_mine_to_book(self) -> bool:
         """Say on record that it is settled; wait for the store as long as that takes."""
         node = self._node
-        while self._kept:
+        while True:
             done = msgspec.structs.replace(self._job, settled=node.boot)
             try:
-                if await self._swap(msgspec.structs.replace(self._record, about=encode_job(done))):
+                swapped = await self._swap(msgspec.structs.replace(self._record, about=encode_job(done)))
+                if swapped is None:
+                    return self._job.boot == node.boot  # nobody else can book what is held here
+                if swapped:
                     return True
                 current = await node.made_ids.find("", "job", self._record.id)
                 job = None if current is None else read_job(current.about)
-                if job is None:
-                    return self._job.boot == node.boot  # forgotten: nobody else can book what is held here
-                return job.settled == node.boot
+                return job is not None and job.settled == node.boot
             except Refusal:
                 await asyncio.sleep(LONGEST_S)
-        return True
 
     async def _correct(self, delta: int) -> None:
         """What was booked at its ceiling when its process ended. In a fleet that may still be going to happen."""

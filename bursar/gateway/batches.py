@@ -218,17 +218,16 @@ async def _keep(
         by=node.boot,
         until=now + int(CLAIM_S * NS_PER_S),
     )
-    record, kept = job_record(job, batch), False
+    record = job_record(job, batch)
     attempt.ending = "followed"
     try:
         await node.made_ids.keep([batch, record])
-        kept = True
     except Refusal:
         with suppress(UpstreamFault, Refusal):
             await _cancel(node, priced, state.id)
         raise
     finally:
-        follow_job(node, record, kept=kept)
+        follow_job(node, record)
 
 
 async def _cancel(node: Node, priced: Priced, batch: str) -> None:

@@ -450,6 +450,58 @@ async def test_without_a_record_it_is_cancelled_and_booked_all_the_same(stand: S
     assert (stand.post.cost_pico, stand.post.exact) == (GOOD, True)
 
 
+async def test_a_record_that_was_kept_although_it_was_said_not_to_be_corrects_nothing_twice(stand: Stand) -> None:
+    keep = stand.made_ids.keep
+
+    async def says_no(made: Sequence[MadeId]) -> None:
+        await keep(made)
+        if any(one.kind == "job" for one in made):
+            raise Refusal("ids_unavailable", "The id was kept or not")
+
+    stand.made_ids.keep = says_no  # type: ignore[method-assign]
+    told = batch("cancelled", output_file_id="file-out")
+    files = FakeResponse([lined(result())], 200, {})
+    exchange = await create(stand, file_of(line()), plain(batch()), plain(batch("cancelling")), plain(told), files)
+    assert exchange.word == "ids_unavailable"
+    await over(stand)
+    stand.node.boot = "another"
+    await take_up(stand.node)
+    await over(stand)
+    assert stand.balance() == (GOOD, 0)
+
+
+async def test_cancelled_wherever_it_waits(make_stand: MakeStand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is held for what was not asked for; what may have been made is followed, or costs its ceiling."""
+
+    async def here(work: Callable[..., Any], *args: Any) -> Any:
+        await asyncio.sleep(0)  # as many turns in each run: no thread is waited for
+        return work(*args)
+
+    monkeypatch.setattr(asyncio, "to_thread", here)
+    ends: set[str] = set()
+    turns, finished = 0, False
+    while not finished:
+        stand = make_stand(provider_keys=[KEY], budgets=[budget(PLENTY)])
+        await own_file(stand)
+        stand.upstream.will(file_of(line()), plain(batch()), *[plain(batch("failed"))] * 2)
+        body = {"input_file_id": "file-in", "endpoint": CHAT, "completion_window": "24h"}
+        task = asyncio.ensure_future(stand.pipeline.serve(stand.exchange(PATH, body)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        finished = task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        asked = any(one.route == "batches" for one in stand.upstream.sent)
+        ends.add("followed" if stand.node.followed else "ended" if asked else "nothing")
+        await over(stand)
+        assert await jobs(stand) == []
+        assert stand.balance() in ([(TOP, 0), (0, 0)] if asked else [(0, 0)])
+        assert stand.node.batches.reading == 0
+        stand.at_rest()
+        turns += 1
+    assert ends == {"nothing", "ended", "followed"}
+
+
 # ---- whose it is
 
 
