@@ -30,6 +30,7 @@ from bursar.ports import BatchForms, Dialect
 
 MOST_FAULTS = 10  # told in one answer
 MOST_REFERENCES = 1_000  # distinct ids in all lines
+_MOST_LOOSE = 20_000  # distinct texts in fields not known here
 
 
 class Fault(NamedTuple):
@@ -65,6 +66,7 @@ class Lines:
         self.count = 0
         self.dearest = 0
         self.references: set[Reference] = set()
+        self.loose: set[str] = set()
         self.faults: list[Fault] = []
 
     async def look(self, raws: list[bytes]) -> None:
@@ -158,6 +160,10 @@ class Lines:
         self.references.update(call.refers)
         if len(self.references) > MOST_REFERENCES:
             raise Refusal("invalid_field", f"The lines name more than {MOST_REFERENCES} ids", "Make several batches")
+        self.loose.update(call.loose)
+        if len(self.loose) > _MOST_LOOSE:
+            message = f"The fields that Bursar does not know hold more than {_MOST_LOOSE} texts which could be ids"
+            raise Refusal("invalid_field", message, "Leave them out, or make several batches")
         self.count += 1
         self._bytes = max(self._bytes, call.input_bytes)
         self._chars = max(self._chars, call.prompt_chars)
@@ -255,4 +261,4 @@ def told(faults: list[Fault], *, more: bool) -> Refusal:
     hint = faults[0].refusal.hint
     if more:
         hint = f"{hint}. These are the first {len(faults)}; there may be more" if hint else "There may be more"
-    return Refusal(first.word, message, hint, facts={**first.facts, "line": faults[0].line})
+    return Refusal(first.word, message, hint, facts={**first.facts, "line": faults[0].line}, counter=first.counter)

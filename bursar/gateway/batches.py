@@ -32,7 +32,7 @@ from bursar.gateway.forward import upstream_headers
 from bursar.gateway.hold import take_hold
 from bursar.gateway.line_reader import read_lines
 from bursar.gateway.node import Node
-from bursar.gateway.own import find_own
+from bursar.gateway.own import check_loose, find_own
 from bursar.gateway.owned import find_account, respond
 from bursar.gateway.price import Priced
 from bursar.gateway.routes import Route
@@ -147,6 +147,7 @@ async def _check_references(node: Node, flight: Flight, asked: _Asked, lines: Li
         if (found.provider, found.secret) != (asked.file.provider, asked.file.secret):
             message = f"A {found.kind} that a line names was made with another provider key than the file"
             raise Refusal("invalid_field", message, "No provider knows both: make one of them again")
+    await check_loose(node, flight, sorted(lines.loose))
 
 
 # ---- asking for it

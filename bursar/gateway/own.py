@@ -12,6 +12,8 @@ from bursar.core.observing import is_passed_on
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Option
 
+_AT_ONCE = 2_000  # texts that one question to the register holds
+
 
 async def find_own(node: Node, flight: Flight, reference: Reference) -> MadeId:
     """Raises Refusal(unknown_id | ids_unavailable)."""
@@ -32,7 +34,8 @@ async def check_references(node: Node, flight: Flight) -> None:
     assert flight.plan is not None
     if is_passed_on(flight.plan.observed):
         return  # the key that the call came with goes up with it: what it may name, its provider knows
-    await _check_loose(node, flight, flight.call.loose)
+    if flight.call.loose:
+        await check_loose(node, flight, flight.call.loose)
     for reference in flight.call.refers:
         found = await find_own(node, flight, reference)
         bound = flight.bound
@@ -45,15 +48,16 @@ async def check_references(node: Node, flight: Flight) -> None:
         flight.bound = found
 
 
-async def _check_loose(node: Node, flight: Flight, loose: Sequence[str]) -> None:
+async def check_loose(node: Node, flight: Flight, loose: Sequence[str]) -> None:
     """What a field names that Bursar does not know may be nobody's, but no other team's. Raises Refusal(unknown_id)."""
     assert flight.plan is not None
-    if loose and await node.made_ids.any_foreign(flight.plan.team_id, loose):
-        raise Refusal(
-            "unknown_id",
-            "A field that Bursar does not know names something that this team did not make",
-            "Leave the field out, or name in it what was made by this team through this broker",
-        )
+    for begin in range(0, len(loose), _AT_ONCE):
+        if await node.made_ids.any_foreign(flight.plan.team_id, loose[begin : begin + _AT_ONCE]):
+            raise Refusal(
+                "unknown_id",
+                "A field that Bursar does not know names something that this team did not make",
+                "Leave the field out, or name in it what was made by this team through this broker",
+            )
 
 
 def bound_ways(node: Node, bound: MadeId, ways: Sequence[Option]) -> list[Option]:

@@ -246,3 +246,18 @@ def test_what_one_refused_any_other_explains(fleet: Fleet, tenants: Tenants) -> 
     assert found["decision"]["binding"] == "models/models"
     assert f"bursar keys update {key.id} --set models=gpt-4o-mini,gpt-4o" in {it["command"] for it in found["lifts"]}
     assert told(yes)["told"] == "allowed"
+
+
+def test_what_a_person_opens_on_one_is_left_alone_by_all(fleet: Fleet, tenants: Tenants) -> None:
+    a, b, _ = fleet.nodes
+    key = tenants.key()
+    for node in fleet.nodes:
+        fleet.calls_until(node, key.text, works, 20)
+    b.cli("breakers", "open", "openai", "--for", "1h", "--reason", "a drill")
+    for node in fleet.nodes:
+        fleet.calls_until(node, key.text, lambda answer: word(answer) == "upstream_unavailable", 20)
+    (shown,) = a.cli_json("breakers")
+    assert (shown["name"], shown["state"], shown["reason"]) == ("provider/openai", "open", "a drill")
+    a.cli("breakers", "close", "openai")
+    for node in fleet.nodes:
+        fleet.calls_until(node, key.text, works, 20)

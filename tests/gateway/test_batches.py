@@ -343,6 +343,22 @@ async def test_ids_in_lines_are_the_teams_own(stand: Stand) -> None:
     await over(stand)
 
 
+async def test_fields_not_known_here_may_not_name_what_others_made(make_stand: MakeStand) -> None:
+    stand = make_stand(provider_keys=[KEY], budgets=[budget(PLENTY)], policy=Policy(unknown_fields="allow"))
+    await own_file(stand, "file-theirs")
+    (theirs,) = await stand.made_ids.listed("team-1", "file", most=1)
+    await stand.made_ids.forget("team-1", "file", "file-theirs")
+    await stand.made_ids.keep([msgspec.structs.replace(theirs, team="team-2")])
+    for name, word in (("file-theirs", "unknown_id"), ("file-nobodys", None)):
+        lines = [line(chat(max_tokens=9)), line(chat(max_tokens=9, brand_new={"a": [name]}))]
+        assert (await create(stand, file_of(*lines), plain(batch()), plain(batch("failed")))).word == word
+        if word:
+            assert len(stand.upstream.sent) == 1, "the file was read, and nothing was made"
+            stand.upstream.answers.clear()
+            stand.at_rest()
+    await over(stand)
+
+
 async def test_only_files_of_the_team_that_were_uploaded_for_it(stand: Stand) -> None:
     assert (await create(stand, input_file_id="file-theirs")).word == "unknown_id"
     await own_file(stand, "file-text", "user_data")
