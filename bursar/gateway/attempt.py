@@ -50,7 +50,10 @@ async def run_attempts(node: Node, flight: Flight, ways: Sequence[Priced]) -> No
                 learn(node, flight, way.option, tries, attempt)
         if last is None:
             return
-    raise last or nobody_may_go()
+    try:
+        raise last or nobody_may_go()
+    finally:
+        last = None  # its traceback leads back here: the call, with its body, would wait for the collector of garbage
 
 
 async def _try(node: Node, flight: Flight, attempt: Attempt, option: Option, *, is_last: bool) -> Refusal | None:

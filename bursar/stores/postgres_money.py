@@ -128,6 +128,8 @@ class PostgresMoney:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self.void(future.result().hold_id, "cancelled")
             raise
+        finally:
+            del future  # the traceback of a refusal leads back to it: a call with its body would wait for the collector
 
     async def try_hold(self, request: HoldRequest) -> None:
         """Raises the Refusal that `hold` would; nothing is held, nothing is locked.

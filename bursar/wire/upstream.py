@@ -165,7 +165,7 @@ class Response:
             self.abort()
             raise
         if not self.status and self._fault is not None:
-            raise self._fault
+            raise self._let_go()
         return self
 
     async def read(self, limit: int) -> bytes:
@@ -176,7 +176,7 @@ class Response:
             self._flow(paused=False)
             await self._wait()
         if self._fault is not None:
-            raise self._fault
+            raise self._let_go()
         if not self._whole:
             raise UpstreamFault("reset", "the answer was abandoned", sent=True)
         return self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
@@ -198,8 +198,15 @@ class Response:
             raise
         if self._link is not None:
             await self._wait()
+        self._sink = None  # it mostly leads back here
         if self._fault is not None:
-            raise self._fault
+            raise self._let_go()
+
+    def _let_go(self) -> Exception:
+        """The fault, which is not kept: its traceback leads back here, and to the whole call that waits for it."""
+        fault, self._fault = self._fault, None
+        assert fault is not None
+        return fault
 
     def pause(self) -> None:
         """Stop reading from the provider."""

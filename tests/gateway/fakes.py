@@ -181,6 +181,7 @@ class FakeResponse:
             except BaseException:
                 self.abort()
                 raise
+        self._sink = None
 
     def pause(self) -> None:
         self.paused = True

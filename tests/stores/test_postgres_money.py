@@ -4,7 +4,9 @@ Tests named after a complaint cite the thread in which people met it elsewhere.
 """
 
 import asyncio
+import gc
 import random
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -174,6 +176,33 @@ async def test_a_cancelled_caller_leaves_no_hold(nodes: Nodes) -> None:
     assert await sums(money) == (0, 0)
     assert money.open_holds == 0
     assert (await nodes.verify()).open_holds == 0
+
+
+async def test_a_call_that_was_refused_is_freed_at_once(nodes: Nodes) -> None:
+    """Its refusal holds, by its traceback, all that the call held: no garbage collector is waited for."""
+
+    class Body:
+        pass
+
+    async def call(money: PostgresMoney) -> weakref.ref[Body]:
+        body = Body()
+        try:
+            await money.hold(asking(2000))
+        except Refusal:
+            return weakref.ref(body)
+        raise AssertionError("it was held")
+
+    money = await nodes.start()
+    money.define(budget(1000))
+    await until(lambda: is_held(money))
+    gc.disable()
+    try:
+        refused = [await call(money) for _ in range(3)]
+        await money.settled()
+        await until(lambda: not money._runner._flying)
+        assert [left() for left in refused[:2]] == [None, None]  # the last one may be on its way out
+    finally:
+        gc.enable()
 
 
 async def test_the_second_end_of_a_hold_changes_nothing(nodes: Nodes) -> None:

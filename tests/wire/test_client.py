@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -447,6 +449,36 @@ async def test_relay_hands_on_each_piece_at_once() -> None:
         await relaying
         assert got == [b"one", b"two", b"three"]
         assert provider.client.connections == 1
+
+
+@pytest.mark.parametrize("broken", [b"", CHUNKED, CHUNKED + b"3\r\none\r\n", CHUNKED + b"3\r\none\r\n0\r\n\r\n"])
+async def test_what_a_call_held_is_freed_with_its_answer(broken: bytes) -> None:
+    """A fault leads, by its traceback, to all that waited for it: nothing may wait for the garbage collector."""
+
+    class Body:
+        def take(self, _: bytes) -> None:
+            pass
+
+    async def call(provider: Provider) -> weakref.ref[Body]:
+        body = Body()
+        try:
+            response = await provider.get()
+            await response.relay(body.take)
+        except UpstreamFault:
+            assert not broken.endswith(b"0\r\n\r\n")
+        return weakref.ref(body)
+
+    async def script(visit: Visit) -> None:
+        await visit.request()
+        await visit.say(broken)
+
+    async with providing(script) as provider:
+        gc.disable()
+        try:
+            left = await call(provider)
+            await eventually(lambda: left() is None)
+        finally:
+            gc.enable()
 
 
 async def test_relay_raises_what_its_sink_raises() -> None:
