@@ -32,6 +32,7 @@ FIRST_S, LONGEST_S = 1.0, 30.0  # between two looks
 TAKE_UP_S = 30.0  # between two looks for jobs that nobody follows
 CLAIM_S = 120.0  # a follower that does not renew its mark for so long is dead
 LIFE_S = 8 * 86_400.0  # a batch is run within a day; afterwards nobody will say more
+GONE_LOOKS = 5  # in a row that find no such batch: one alone may be a provider's mistake
 _PAGE = 100
 _MOST_TOLD = 2**20  # bytes: what a provider says of one batch
 _MOST_RESULTS = 2 * 2**30  # bytes of one result file
@@ -115,6 +116,7 @@ class _Follower:
         job = read_job(record.about)
         assert job is not None, "who follows has read it"
         self._node, self._record, self._job = node, record, job
+        self._gone = 0  # looks in a row
 
     async def run(self) -> None:
         pause = FIRST_S
@@ -176,7 +178,9 @@ class _Follower:
         try:
             told = await (await self._ask(way, "batches", job.batch)).read(_MOST_TOLD)
         except Gone:
-            return at_ceiling(job, "upstream_broken")
+            self._gone += 1
+            return at_ceiling(job, "upstream_broken") if self._gone >= GONE_LOOKS else None
+        self._gone = 0
         state = forms.state(told)
         if state is None or state.id != job.batch or state.input_file != job.input_file:
             raise UpstreamFault("malformed", "the answer tells of another batch", sent=True)

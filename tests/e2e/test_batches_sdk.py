@@ -140,6 +140,22 @@ def test_a_batch_outlives_a_killed_gateway_and_is_corrected(make_broker: Callabl
         assert [row.id for row in client.batches.list()] == [made.id]
 
 
+def test_a_stop_in_the_middle_leaves_the_books_whole(make_broker: Callable[..., Broker]) -> None:
+    """The emulator forgets its batches with it: nobody will ever say what this one cost."""
+    broker = make_broker().start()
+    key = Tenants(broker).key(budget={"limit_usd": "5"})
+    with OpenAI(base_url=f"{broker.url}/v1", api_key=key.text, max_retries=0) as client:
+        begin(client, upload(client, *(line(n) for n in range(20))), '{"seconds": 600}')
+    assert broker.stop() == 0
+    broker.start()
+    books = Books(broker.data)
+    (row,) = books.settled(key.id, seconds=WAIT_S)
+    assert (row.outcome, row.cost) == ("unreconciled", row.held)
+    log = broker.data / "made-ids.log"
+    until(lambda: b'"gone":["","job"' in log.read_bytes(), WAIT_S, "the end of the job")
+    assert books.proven().counts.corrections == 0
+
+
 def test_a_refusal_names_the_lines_and_explains_itself(client: OpenAI, broker: Broker, tenants: Tenants) -> None:
     key = tenants.key(budget={"limit_usd": "5"})
     ours = client.with_options(api_key=key.text)

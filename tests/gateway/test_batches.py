@@ -13,7 +13,7 @@ from bursar.core.errors import Refusal, UpstreamFault
 from bursar.core.ledger import Settlement
 from bursar.core.made_ids import MadeId
 from bursar.gateway import batch_jobs
-from bursar.gateway.batch_jobs import CLAIM_S, LIFE_S, take_up
+from bursar.gateway.batch_jobs import CLAIM_S, GONE_LOOKS, LIFE_S, take_up
 from bursar.gateway.node import BatchRoom
 from tests.gateway.answers import IN, MODEL, OUT, broken, ceiling_of, chat, error, plain, unsent
 from tests.gateway.fakes import FakeExchange, FakeResponse
@@ -220,9 +220,15 @@ async def test_result_files_that_are_gone_leave_all_open(stand: Stand) -> None:
 
 
 async def test_a_batch_that_is_gone_costs_its_ceiling(stand: Stand) -> None:
-    post = await posted(stand, 2, {}, FakeResponse([], 404, {}))
-    assert post.cost_pico in (2 * TOP,)
-    assert post.outcome == "upstream_broken"
+    gone = [error(404) for _ in range(GONE_LOOKS)]
+    told = batch("completed", output_file_id="file-out")
+    back = [*gone[1:], plain(told), FakeResponse([lined(result())], 200, {})]
+    await create(stand, file_of(line()), plain(batch()), *back)
+    await over(stand)
+    assert (stand.post.cost_pico, stand.post.exact) == (GOOD, True), "it was not gone"
+    await create(stand, file_of(line()), plain(batch()), *gone)
+    await over(stand)
+    assert stand.ends[1] == Settlement(TOP, None, False, "upstream_broken")
 
 
 async def test_a_batch_tier_of_the_price_table_bills(make_stand: MakeStand) -> None:
