@@ -103,7 +103,7 @@ def test_content_that_breaks_off_does_so_visibly(team: Callable[[], Team], said:
     made = ours.file(scripted("content", **said), "user_data")
     try:
         assert ours.get(f"/v1/files/{made}/content").status_code >= 500
-    except httpx.RemoteProtocolError:
+    except httpx.TransportError:
         assert "mid_stream" in said.values()
     assert ours.get(f"/v1/files/{made}").json()["id"] == made
 
@@ -213,7 +213,7 @@ def test_result_files_that_break_off_are_read_again_or_counted_at_their_worst(
     made = ours.batch(ours.file(lines(inputs, text=text))).json()["id"]
     until(lambda: ours.get(f"/v1/batches/{made}").json()["status"] == "completed", WAIT_S, "its end")
     file_id = ours.get(f"/v1/batches/{made}").json()["output_file_id"]
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(httpx.TransportError):
         ours.get(f"/v1/files/{file_id}/content")
     (row,) = books.attempts(ours.key.id)
     assert row.state == "HELD"
@@ -227,7 +227,7 @@ async def test_a_caller_who_leaves_finds_the_batch_in_the_list(
     ours = team()
     inputs = [next(numbers) for _ in range(3)]
     file_id = await asyncio.to_thread(ours.file, lines(inputs))
-    body = json.dumps(ours.asked(file_id, create={"latency_ms": 300})).encode()
+    body = json.dumps(ours.asked(file_id, create={"latency_ms": 100})).encode()
     _, writer = await asyncio.open_connection("127.0.0.1", impatient.data_port)
     writer.write(raw_request("/v1/batches", ours.key.text, body))
     await asyncio.to_thread(books.billed, inputs, 3)  # it was made, and its answer takes a moment
