@@ -8,6 +8,7 @@ control are not in it. What comes out belongs into docs/decisions/0009, before a
 
 import argparse
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -165,7 +166,8 @@ def instructions(calls: int, out: Path) -> int:
     """Of a process that serves so many calls, its start included."""
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
     command = [*valgrind, sys.executable, "-m", "bench.count", "--serve", str(calls)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    env = {**os.environ, "PYTHONHASHSEED": "0"}  # starts that differ in nothing else
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=env)
     found = re.search(r"Collected : (\d+)", done.stderr)
     assert found is not None, done.stderr
     return int(found[1])

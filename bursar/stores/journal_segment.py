@@ -94,27 +94,25 @@ def frames(payloads: list[bytes], number: int, offset: int) -> bytes:
     place = number * _STRIDE + offset
     for payload in payloads:
         size = len(payload)
-        parts.append(FRAME.pack(size, crc32(payload, place & MASK)))
-        parts.append(payload)
+        parts.append(FRAME.pack(size, crc32(payload, place & MASK)) + payload)
         place += size + FRAME_BYTES
     return b"".join(parts)
 
 
-def read_frames(data: bytes, number: int, base: int, start: int = 0) -> Iterator[tuple[int, memoryview]]:
+def read_frames(data: bytes, number: int, base: int, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """Whole records from `data[start:]`, where `data[0]` stands at offset `base` of segment `number`.
 
     Yields (position in `data` behind the record, payload) and ends before the first that is not whole.
     """
-    view = memoryview(data)
-    at, end = start, len(data)
+    at, last = start, len(data) - FRAME_BYTES
     place = number * _STRIDE + base
-    while at + FRAME_BYTES <= end:
-        size, crc = FRAME.unpack_from(data, at)
-        behind = at + FRAME_BYTES + size
-        if behind > end:
-            return
-        payload = view[at + FRAME_BYTES : behind]
-        if crc32(payload, (place + at) & MASK) != crc or not size:
+    unpack = FRAME.unpack_from
+    while at <= last:
+        size, crc = unpack(data, at)
+        begin = at + FRAME_BYTES
+        behind = begin + size
+        payload = data[begin:behind]  # a copy of some hundred bytes is cheaper than a view of them
+        if len(payload) < size or crc32(payload, (place + at) & MASK) != crc or not size:
             return
         at = behind
         yield at, payload
@@ -148,16 +146,16 @@ class Segment:
         if self._dirty:
             self._restore()
         data = frames(payloads, self.number, self.end)
-        write, fd = self._files.write, self.fd
+        size = len(data)
         try:
-            written = write(fd, data)
-            while written < len(data):
-                written += write(fd, data[written:])
+            written = self._files.write(self.fd, data)
+            while written < size:
+                written += self._files.write(self.fd, data[written:])
         except OSError:
             self._dirty = True
             self._restore()
             raise
-        self.end += len(data)
+        self.end += size
         self._digest.update(data)
 
     def _restore(self) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec.structs import astuple
 
 from bursar.core.holders import AttemptRow, Holder
 from bursar.core.ledger import Ledger, OpenHold
@@ -309,10 +308,11 @@ class Projection:
 
     def _attempt(self, hold: HoldRecord) -> tuple[int, str, int, int, int, int, str | None]:
         """The first seven columns."""
-        values = astuple(hold.request)
-        names = (*values[2:11], values[17], values[19])
+        it = hold.request
+        who = (it.key_id, it.team_id, it.owner_id, it.user, it.provider, it.model, it.secret_id)
+        names = (*who, it.price_id, it.price_digest, it.credential, it.purpose)
         label = self._labels.get(names) or self._label(names)
-        return hold.id, values[0], values[1], label, hold.t, values[11], values[18] or None
+        return hold.id, it.request_id, it.attempt, label, hold.t, it.directory_version, it.caller or None
 
     def _label(self, names: tuple[object, ...]) -> int:
         found = self._db.execute(_SELECT_LABEL, names).fetchone()
