@@ -83,20 +83,25 @@ async def test_calls_leave_nothing_in_memory(make_stand: MakeStand) -> None:
     assert grown < MEASURED * A_CALL, (grown, top)
 
 
-def test_refused_calls_leave_nothing_in_a_gateway(broker: Broker, tenants: Tenants) -> None:
+@pytest.mark.parametrize(
+    ("fields", "status"), [({"model": "not-allowed"}, 403), ({"stream": True}, 200), ({"n": 0}, 400)]
+)
+def test_calls_leave_nothing_in_a_gateway(
+    broker: Broker, tenants: Tenants, fields: dict[str, object], status: int
+) -> None:
     """litellm 15128, 38193: the process that serves, seen from outside. Here it was refused calls that stayed."""
-    key = tenants.key({"models": ["gpt-4o-mini"]})
+    key = tenants.key({"models": ["gpt-4o-mini"]}, budget={"limit_usd": "100"})
     headers = {"authorization": f"Bearer {key.text}"}
-    body = {"model": "not-allowed", "messages": [{"role": "user", "content": "x" * 200_000}]}
+    body = {"model": "gpt-4o-mini", "max_tokens": 5, "messages": [{"role": "user", "content": "x" * 200_000}]} | fields
 
-    def refused(count: int) -> int:
+    def call(count: int) -> int:
         with httpx.Client(base_url=broker.url, headers=headers, timeout=60) as caller:
             for _ in range(count):
-                assert caller.post("/v1/chat/completions", json=body).status_code == 403
+                assert caller.post("/v1/chat/completions", json=body).status_code == status
         return resident(broker)
 
-    warm = refused(50)
-    assert refused(300) - warm < 25 * 2**20  # the bodies of these are 60 MB
+    warm = call(50)
+    assert call(300) - warm < 25 * 2**20  # the bodies of these are 60 MB
 
 
 # ---- held up

@@ -116,6 +116,24 @@ async def test_any_crowd_on_any_nodes_leaves_a_ledger_that_is_proven(nodes: Node
     assert report.counts.posted + report.counts.voided == held
 
 
+async def test_many_holds_and_settles_share_an_act(nodes: Nodes) -> None:
+    """One round trip and one commit for all that was asked meanwhile; each hold has its row all the same."""
+    money = await nodes.start()
+    money.define(budget(10**9))
+    await until(lambda: is_held(money))
+    acts = money._runner.acts
+    held = await asyncio.gather(*(money.hold(asking(10)) for _ in range(1000)))
+    assert money._runner.acts - acts <= 40
+    acts = money._runner.acts
+    for hold in held:
+        money.post(hold.hold_id, settled(7))
+    await money.settled()
+    assert money._runner.acts - acts <= 20
+    rows = await nodes.sql("SELECT kind, count(*) FROM bursar.ledger WHERE kind IN (4, 6) GROUP BY kind ORDER BY kind")
+    assert [row["count"] for row in rows][-1] == 1000
+    await nodes.verify()
+
+
 async def test_an_edit_on_one_node_does_not_zero_what_another_has_spent(nodes: Nodes) -> None:
     """bifrost 5925, PR 5932, PR 2363: a synchronised edit reset live usage. An older one changes nothing."""
     one, two = await nodes.start(), await nodes.start()
