@@ -29,6 +29,7 @@ from bursar.gateway.batch_lines import Lines
 from bursar.gateway.flight import Flight
 from bursar.gateway.follow import MOST
 from bursar.gateway.forward import upstream_headers
+from bursar.gateway.health import by_health
 from bursar.gateway.hold import take_hold
 from bursar.gateway.line_reader import read_lines
 from bursar.gateway.node import Node
@@ -85,6 +86,7 @@ async def serve_batches(node: Node, flight: Flight, route: Route) -> None:
     await _read(node, flight, asked, lines)
     priced = lines.whole()
     await _check_references(node, flight, asked, lines)
+    by_health(node, flight, [priced])
     attempt = await take_hold(node, flight, priced, 1)
     try:
         await _submit(node, flight, asked, priced, attempt, lines)

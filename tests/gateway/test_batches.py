@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bursar.core.batches import Job, encode_job, read_job
-from bursar.core.directory import LimitDef, Policy
+from bursar.core.directory import BreakerMark, Delta, LimitDef, Policy
 from bursar.core.errors import Refusal, UpstreamFault
 from bursar.core.ledger import Settlement
 from bursar.core.made_ids import MadeId
@@ -347,6 +347,14 @@ async def test_ids_in_lines_are_the_teams_own(stand: Stand) -> None:
     exchange = await create(stand, file_of(reading("file-ours")), plain(batch()), plain(batch("failed")))
     assert exchange.status == 200
     await over(stand)
+
+
+async def test_none_is_made_at_a_provider_that_is_left_alone(stand: Stand) -> None:
+    mark = BreakerMark(id="provider/openai", open=True, at=stand.clock.now())
+    stand.node.tenants.change(Delta(version=stand.node.tenants.version + 1, breakers=[mark]))
+    assert (await create(stand, file_of(line()))).word == "upstream_unavailable"
+    assert "batches" not in [one.route for one in stand.upstream.sent]
+    stand.at_rest()
 
 
 async def test_fields_not_known_here_may_not_name_what_others_made(make_stand: MakeStand) -> None:
