@@ -26,6 +26,16 @@ def parts_of(deployment: Deployment) -> tuple[str, str]:
     return name, team_id
 
 
+def models_by_name(deployments: Mapping[str, Deployment], team_id: str) -> dict[str, str]:
+    """Every name that the team may call by, and what it stands for."""
+    found: dict[str, str] = {}
+    for deployment in sorted(deployments.values(), key=lambda one: ":" in one.id):  # a team's own goes before
+        name, of_team = parts_of(deployment)
+        if of_team in ("", team_id):
+            found[name] = deployment.model
+    return dict(sorted(found.items()))
+
+
 def model_of(deployments: Mapping[str, Deployment], team_id: str, name: str) -> str:
     """The model that a name stands for: what the team has mapped goes before what holds for all.
 

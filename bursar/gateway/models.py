@@ -2,10 +2,12 @@
 
 import msgspec
 
+from bursar.core.deployments import models_by_name
 from bursar.core.routing import rank_keys, usable_keys
 from bursar.gateway.answer import header_lines, id_fields
 from bursar.gateway.flight import Flight
 from bursar.gateway.node import Node, Provider
+from bursar.gateway.routes import Route
 from bursar.gateway.served import served
 
 _CREATED = 0  # neither price table nor configuration knows when a model was made
@@ -13,11 +15,15 @@ _PURPOSES = ("inference", "embedding")
 _CREATED_TEXT = "1970-01-01T00:00:00Z"
 
 
-def list_models(node: Node, flight: Flight) -> None:
-    """Anthropic's shape for a caller who names its API version, else OpenAI's."""
-    anthropic = "anthropic-version" in flight.exchange.headers
+def list_models(node: Node, flight: Flight, route: Route) -> None:
+    """Anthropic's shape for a caller who names its API version, else OpenAI's. At Azure's paths: the deployments."""
+    anthropic = "anthropic-version" in flight.exchange.headers and not route.azure
     flight.dialect = "anthropic" if anthropic else "openai"
     names = usable_models(node, flight)
+    if route.azure:
+        assert flight.plan is not None
+        models = models_by_name(node.tenants.deployments, flight.plan.team_id)
+        names = {name: names[model] for name, model in models.items() if model in names}
     body = msgspec.json.encode(_anthropic_list(names) if anthropic else _openai_list(names))
     fields = [("content-type", "application/json"), *id_fields(flight.dialect, flight.request_id)]
     flight.status = 200

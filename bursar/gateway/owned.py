@@ -25,7 +25,7 @@ from bursar.gateway.node import Node, Option, Provider
 from bursar.gateway.observing import is_own, note_taken, presented_way, value_of
 from bursar.gateway.own import check_references, find_own, keep_made
 from bursar.gateway.price import no_key
-from bursar.gateway.routes import Route, ids_in
+from bursar.gateway.routes import Route, ids_in, plain_path
 from bursar.gateway.upstream_errors import fault_refusal, is_encoded, read_error
 from bursar.ports import UpstreamResponse
 
@@ -46,7 +46,7 @@ async def ask_about(node: Node, flight: Flight, route: Route) -> None:
     body = await exchange.body()
     if route.owns == "batch":
         body = b""  # none of its routes takes one
-    ids = ids_in(exchange.path)
+    ids = ids_in(plain_path(exchange.path))
     assert flight.plan is not None
     known = ids and not is_passed_on(flight.plan.observed)  # else whose it is, its provider knows
     made = await find_own(node, flight, Reference(route.owns, ids[0])) if known else None
@@ -141,7 +141,7 @@ async def send(
     value = await value_for(node, flight, way)
     if exchange.gone:
         raise ClientGone
-    rest = exchange.path.removeprefix(f"{_PREFIX}/{route.name}")
+    rest = plain_path(exchange.path).removeprefix(f"{_PREFIX}/{route.name}")
     target = provider.targets[route.name] + rest + _query(exchange.query)
     headers = upstream_headers(provider, exchange, value, media_type)
     flight.dispatched = node.clock.monotonic()
@@ -179,7 +179,7 @@ async def _answer(node: Node, flight: Flight, way: Option, made: MadeId | None, 
     elif made is not None and made.kind == "batch":
         await _learn(node, way, made, body)
     respond(flight, way, response, body)
-    if exchange.method == "DELETE" and made is not None and len(ids_in(exchange.path)) == 1:
+    if exchange.method == "DELETE" and made is not None and len(ids_in(plain_path(exchange.path))) == 1:
         await node.made_ids.forget(made.team, made.kind, made.id)
 
 

@@ -111,7 +111,7 @@ class Pipeline:
         elif route.kind == "batches":
             await serve_batches(node, flight, route)
         elif route.kind == "models":
-            list_models(node, flight)
+            list_models(node, flight, route)
         else:
             await trial(node, flight, route, self._prepare)
 

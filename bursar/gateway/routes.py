@@ -62,9 +62,11 @@ _NOT_OFFERED = (
     "Their cost would not be bounded: send the messages as calls of their own to /v1/messages;"
     " OpenAI's batches are offered: /v1/batches"
 )
+_AZURE = "/openai/"
 _DEPLOYED = "/openai/deployments/"
 _AZURE_V1 = "/openai/v1/"
 _DEPLOYABLE = frozenset({"chat/completions", "completions", "embeddings"})
+_AT_AZURE = frozenset({"chat", "completions", "embeddings", "responses", "conversations", "files", "models"})
 
 TRIAL = "/v1/estimate"  # of a chat, or, for who names Anthropic's API version, of a message
 ROUTES |= {
@@ -114,7 +116,7 @@ def _owned(path: str) -> dict[str, Route] | None:
 def find_route(method: str, path: str) -> Route:
     """The route of a request. Raises Refusal(not_found | method_not_allowed)."""
     methods = ROUTES.get(path) or _owned(path)
-    if methods is None and path.startswith("/openai/"):
+    if methods is None and path.startswith(_AZURE):
         methods = _azure_methods(path)
     if methods is None and (path + "/").startswith(_ANTHROPIC_BATCHES):
         raise Refusal("not_found", "This Bursar does not offer batches of messages", _NOT_OFFERED)
@@ -126,19 +128,33 @@ def find_route(method: str, path: str) -> Route:
     return route
 
 
-def _azure_methods(path: str) -> dict[str, Route] | None:
-    """The two forms in which Azure OpenAI is called; what is deployed under a name is known to the directory.
+def plain_path(path: str) -> str:
+    """As OpenAI has it: ``/openai/v1/responses/resp_1`` and ``/openai/responses/resp_1`` are ``/v1/responses/resp_1``."""
+    for prefix in (_AZURE_V1, _AZURE):
+        if path.startswith(prefix):
+            return f"/v1/{path.removeprefix(prefix)}"
+    return path
 
+
+def _azure_methods(path: str) -> dict[str, Route] | None:
+    """The forms in which Azure OpenAI is called; what is deployed under a name is known to the directory.
+
+    Chat, completions and embeddings have the deployment in their path, all else (and everything below `v1`) in the body.
     https://learn.microsoft.com/azure/ai-services/openai/reference, .../azure/ai-services/openai/api-version-lifecycle.
     """
-    name, operation = "", path.removeprefix(_AZURE_V1)
+    name, plain = "", plain_path(path)
     if path.startswith(_DEPLOYED):
         name, _, operation = path.removeprefix(_DEPLOYED).partition("/")
-        if not NAME.fullmatch(name):
+        if not NAME.fullmatch(name) or operation not in _DEPLOYABLE:
             return None
-    if operation not in _DEPLOYABLE:
+        plain = f"/v1/{operation}"
+    elif not path.startswith(_AZURE_V1) and path.removeprefix(_AZURE) in _DEPLOYABLE:
         return None
-    return {method: route._replace(azure=True, deployment=name) for method, route in ROUTES[f"/v1/{operation}"].items()}
+    methods = ROUTES.get(plain) or _owned(plain)
+    if methods is None or next(iter(methods.values())).name not in _AT_AZURE:
+        return None
+    found = {method: route._replace(azure=True, deployment=name) for method, route in methods.items()}
+    return None if any(route.kind == "trial" for route in found.values()) else found
 
 
 def dialect_of_path(path: str) -> DialectName:

@@ -96,6 +96,39 @@ def test_the_newer_paths_name_the_deployment_in_the_body(broker: Broker, key: Ma
     assert raised.value.code == "deployment_unknown"
 
 
+@pytest.mark.parametrize("newer", [False, True], ids=["api-version", "v1"])
+def test_responses_models_and_files_as_the_clients_ask_for_them(broker: Broker, key: MadeKey, newer: bool) -> None:
+    """Neither client has a deployment in the paths of these: the body names it, and the list tells the names."""
+    client: OpenAI = (
+        OpenAI(base_url=f"{broker.url}/openai/v1/", api_key=key.text, max_retries=0)
+        if newer
+        else AzureOpenAI(azure_endpoint=broker.url, api_key=key.text, api_version=VERSION, max_retries=0)
+    )
+    with client:
+        made = client.responses.create(model="chat-prod", input="Hello", max_output_tokens=64)
+        assert (made.model, made.status) == ("gpt-4o-mini", "completed")
+        assert client.responses.retrieve(made.id).id == made.id
+        assert client.responses.input_items.list(made.id).data
+        again = client.responses.create(model="chat-prod", input="And?", previous_response_id=made.id)
+        assert again.previous_response_id == made.id
+        events = list(client.responses.create(model="chat-prod", input="Hello", stream=True))
+        assert events[-1].type == "response.completed"
+        client.responses.delete(made.id)
+        with pytest.raises(openai.NotFoundError) as gone:
+            client.responses.retrieve(made.id)
+        assert gone.value.code == "unknown_id"
+        with pytest.raises(openai.NotFoundError) as unmapped:
+            client.responses.create(model="gpt-4o-mini", input="Hello")
+        assert unmapped.value.code == "deployment_unknown"
+        talk = client.conversations.create(items=[{"type": "message", "role": "user", "content": "Hi"}])
+        assert client.conversations.retrieve(talk.id).id == talk.id
+        assert [model.id for model in client.models.list()] == ["chat-prod", "old", "vectors"]
+        file = client.files.create(file=("a.txt", b"text"), purpose="user_data")
+        assert [row.id for row in client.files.list()] == [file.id]
+        assert client.files.content(file.id).read() == b"text"
+        assert client.files.delete(file.id).deleted
+
+
 def test_an_unmapped_deployment_is_refused_in_clear_words(client: AzureOpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
         client.chat.completions.create(model="chat-test", messages=said())

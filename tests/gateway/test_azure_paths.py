@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bursar.core.errors import Refusal
-from bursar.gateway.routes import find_route
+from bursar.gateway.routes import find_route, ids_in, plain_path
 
 
 def word_of(path: str, method: str = "POST") -> str:
@@ -24,12 +24,36 @@ def word_of(path: str, method: str = "POST") -> str:
         ("/openai/deployments/e/embeddings", "embeddings", "e"),
         ("/openai/v1/chat/completions", "chat", ""),
         ("/openai/v1/embeddings", "embeddings", ""),
+        ("/openai/v1/responses", "responses", ""),
+        ("/openai/responses", "responses", ""),
     ],
 )
 def test_what_is_there(path: str, name: str, deployment: str) -> None:
     route = find_route("POST", path)
     assert (route.name, route.azure, route.deployment, route.dialect) == (name, True, deployment, "openai")
     assert word_of(path, "GET") == "method_not_allowed"
+
+
+@pytest.mark.parametrize("prefix", ["/openai/v1", "/openai"])
+@pytest.mark.parametrize(
+    ("method", "rest", "kind"),
+    [
+        ("GET", "/models", "models"),
+        ("GET", "/responses/resp_1", "owned"),
+        ("DELETE", "/responses/resp_1", "owned"),
+        ("POST", "/responses/resp_1/cancel", "owned"),
+        ("GET", "/responses/resp_1/input_items", "owned"),
+        ("POST", "/conversations", "owned"),
+        ("GET", "/conversations/conv_1/items/msg_1", "owned"),
+        ("POST", "/files", "files"),
+        ("GET", "/files/file-1/content", "owned"),
+    ],
+)
+def test_what_is_kept_at_azure_is_kept_here(prefix: str, method: str, rest: str, kind: str) -> None:
+    route, plain = find_route(method, prefix + rest), find_route(method, f"/v1{rest}")
+    assert route.kind == kind
+    assert route == plain._replace(azure=True)
+    assert ids_in(plain_path(prefix + rest)) == ids_in(f"/v1{rest}")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +69,13 @@ def test_what_is_there(path: str, name: str, deployment: str) -> None:
         "/openai/deployments/a/models",
         "/openai/deployments/a",
         "/openai/v1/messages",
-        "/openai/v1/models",
+        "/openai/v1/messages/count_tokens",
+        "/openai/v1/estimate",
+        "/openai/v1/estimate/responses",
+        "/openai/v1/oauth/token",
+        "/openai/v1/v1/responses",
+        "/openai/v1/responses/resp_1/other",
+        "/openai/deployments/a/responses",
         "/openai/v1//chat/completions",
         "/openai/chat/completions",
         "/openai/",
