@@ -38,6 +38,9 @@ _EXPLAINED = frozenset(
 )
 """Words behind which there are rules with numbers, and somebody who can lift them."""
 
+_OF_THE_MODEL = frozenset({"model_not_allowed", "model_not_found", "unpriced_model", "deployment_unknown"})
+"""Words whose `param` at OpenAI would be the model."""
+
 
 def refusal_body(refusal: Refusal, dialect: DialectName, request_id: str) -> bytes:
     """The error body the dialect's SDKs parse, with the stable word in `code` and the numbers in `bursar`."""
@@ -50,7 +53,8 @@ def refusal_body(refusal: Refusal, dialect: DialectName, request_id: str) -> byt
         error = {"type": refusal.rule.anthropic_type, "message": text, "code": refusal.word}
         body = {"type": "error", "error": error, "request_id": request_id, "bursar": detail}
     else:
-        error = {"message": text, "type": refusal.rule.openai_type, "param": None, "code": refusal.word}  # type: ignore[dict-item]
+        field = refusal.facts.get("field") or ("model" if refusal.word in _OF_THE_MODEL else None)
+        error = {"message": text, "type": refusal.rule.openai_type, "param": field, "code": refusal.word}  # type: ignore[dict-item]
         body = {"error": error, "bursar": detail}
     return msgspec.json.encode(body)
 

@@ -129,7 +129,7 @@ def find_route(method: str, path: str) -> Route:
 
 
 def plain_path(path: str) -> str:
-    """As OpenAI has it: ``/openai/v1/responses/resp_1`` and ``/openai/responses/resp_1`` are ``/v1/responses/resp_1``."""
+    """As OpenAI has it: what Azure has below ``/openai/v1/`` or ``/openai/`` is below ``/v1/``."""
     for prefix in (_AZURE_V1, _AZURE):
         if path.startswith(prefix):
             return f"/v1/{path.removeprefix(prefix)}"
@@ -139,7 +139,7 @@ def plain_path(path: str) -> str:
 def _azure_methods(path: str) -> dict[str, Route] | None:
     """The forms in which Azure OpenAI is called; what is deployed under a name is known to the directory.
 
-    Chat, completions and embeddings have the deployment in their path, all else (and everything below `v1`) in the body.
+    Chat, completions and embeddings have the deployment in their path; all else, and what is below `v1`, in the body.
     https://learn.microsoft.com/azure/ai-services/openai/reference, .../azure/ai-services/openai/api-version-lifecycle.
     """
     name, plain = "", plain_path(path)

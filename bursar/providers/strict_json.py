@@ -166,8 +166,9 @@ def unknown_keys(fields: Iterable[str], known: frozenset[str], where: str) -> tu
     for key in fields:
         if key not in known:
             if key.casefold() in known:
-                message = f"`{_path(where, key)}` differs only in case from `{key.casefold()}`"
-                raise Refusal("duplicate_field", message, "Write field names in lower case")
+                field = _path(where, key)
+                message = f"`{field}` differs only in case from `{key.casefold()}`"
+                raise Refusal("duplicate_field", message, "Write field names in lower case", facts={"field": field})
             unknown.append(_path(where, key))
     return tuple(unknown)
 
@@ -208,7 +209,8 @@ def whole(fields: Fields, name: str, where: str = "", least: int = 0) -> int | N
         return None
     value = _typed(fields, name, _WHOLE, "a whole number", where)
     if value is not None and value < least:
-        raise Refusal("invalid_field", f"`{_path(where, name)}` must be at least {least}")
+        field = _path(where, name)
+        raise Refusal("invalid_field", f"`{field}` must be at least {least}", facts={"field": field})
     return value
 
 
@@ -257,11 +259,12 @@ def malformed(error: Exception) -> Refusal:
 
 
 def wrong_kind(where: str, expected: str) -> Refusal:
-    return Refusal("invalid_field", f"`{where}` must be {expected}")
+    return Refusal("invalid_field", f"`{where}` must be {expected}", facts={"field": where})
 
 
 def _twice(key: str, where: str) -> Refusal:
-    return Refusal("duplicate_field", f"`{_path(where, key)}` occurs more than once")
+    field = _path(where, key)
+    return Refusal("duplicate_field", f"`{field}` occurs more than once", facts={"field": field})
 
 
 def _path(where: str, key: str) -> str:

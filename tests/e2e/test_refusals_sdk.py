@@ -67,6 +67,9 @@ CASES = [
 ]
 
 
+PARAMS = {"model_not_allowed": "model", "model_not_found": "model", "invalid_field": "max_tokens"}
+
+
 class Counted:
     """An SDK client's transport hook that counts how often it really asked."""
 
@@ -105,6 +108,7 @@ def test_openai(broker: Broker, tenants: Tenants, case: Case) -> None:
     assert caught.value.status_code == rule.status
     assert caught.value.code == case.word
     assert caught.value.type == rule.openai_type
+    assert caught.value.param == PARAMS.get(case.word)
     assert caught.value.request_id
     assert counted.asked == tried(case.word)
 

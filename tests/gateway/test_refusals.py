@@ -73,7 +73,10 @@ async def test_a_word_is_told_as_the_table_says(make_stand: MakeStand, word: str
         assert body["request_id"] == exchange.header("request-id") == request_id
         assert exchange.header("x-request-id") is None
     else:
-        assert body["error"] == said | {"type": rule.openai_type, "param": None}
+        assert body["error"] == said | {
+            "type": rule.openai_type,
+            "param": "model" if word in answer._OF_THE_MODEL else None,
+        }
         assert exchange.header("x-request-id") == request_id
         assert exchange.header("request-id") is None
     assert exchange.header("content-type") == "application/json"
