@@ -75,6 +75,7 @@ class Crowd:
         self.nodes, self.keys = nodes, keys
         self.chance = random.Random(seed)
         self.key_of: dict[int, str] = {}  # input tokens -> id of the key
+        self.under_way: set[int] = set()  # numbers of calls whose caller waits
         self.seen: Counter[str] = Counter()  # of answers: `whole`, `broken off`, `left`, a word
         self.strange: list[str] = []  # answers that nobody may get
         self._numbers = count(301)
@@ -92,21 +93,25 @@ class Crowd:
 
     async def call(self, node: Broker, key: MadeKey, *, leaves: bool = True) -> str:
         """One call -> what came of it."""
-        body, chance = self._body(key), self.chance
+        number, chance = next(self._numbers), self.chance
+        body = self._body(number, key)
         leave = chance.randint(0, 2) if leaves and chance.random() < 0.15 else None
+        self.under_way.add(number)
         try:
             answer = await ask(node.data_port, key.text, body, leave_after=leave, seconds=PATIENCE)
         except TimeoutError:
             self.strange.append(f"nothing came for {PATIENCE} s")
             return "nothing"
+        finally:
+            self.under_way.discard(number)
         found, fault = judged(answer, body["stream"], body["model"])
         if fault:
             self.strange.append(f"{fault}: {answer.status} {answer.headers} {answer.body[-400:]!r}")
         self.seen[found] += 1
         return found
 
-    def _body(self, key: MadeKey) -> dict[str, Any]:
-        number, chance = next(self._numbers), self.chance
+    def _body(self, number: int, key: MadeKey) -> dict[str, Any]:
+        chance = self.chance
         self.key_of[number] = key.id
         said: dict[str, Any] = {"input": number, "output": chance.randint(1, 40), "chunks": chance.randint(1, 6)}
         if chance.random() < 0.4:

@@ -22,7 +22,7 @@ from bursar.stores.postgres_money import PostgresMoney
 from bursar.stores.postgres_schema import migrate
 from tests.e2e.tenants import Tenants
 from tests.faults.books import until as polled
-from tests.fleet.chaos import CALLERS, PATIENCE, Crowd, books_of, covered, made_keys
+from tests.fleet.chaos import PATIENCE, Crowd, books_of, covered, made_keys
 from tests.fleet.standby import Pair, ReplicatedFleet
 from tests.stores.journal_kit import asking, budget, settled
 from tests.stores.postgres_money_kit import Nodes, nodes_on, until
@@ -139,17 +139,23 @@ async def test_an_asynchronous_standby_lacks_the_last_moments_and_nothing_else(p
 async def test_a_session_that_the_standby_never_heard_of_leaves_nothing_to_settle(pair: Pair) -> None:
     """Its number is given again: what the node still wants to settle under it is not the new holder's."""
     async with nodes_on(pair.url) as nodes:
-        old = await nodes.start(lease_s=2.0)
+        old = await nodes.start(lease_s=3600.0)
         old.define(budget(10**9))
         kept = await old.hold(asking(CEILING))
         while await nodes.sql("SELECT FROM bursar.ledger_session_id_seq WHERE log_cnt > 0"):  # of those written ahead
             await nodes.sql("SELECT nextval('bursar.ledger_session_id_seq')")
         await asyncio.to_thread(pair.cut)
-        money = await nodes.start(lease_s=2.0)
+        money = await nodes.start(lease_s=3600.0)
         money.define(budget(10**9))
         unheard, lost = money._runner.session, await money.hold(asking(CEILING))
         await asyncio.to_thread(pair.fail_over)
-        await until(lambda: money._runner._timeline == old._runner._timeline == "00000002", 90)
+
+        def noticed() -> bool:
+            for one in (money, old):
+                one._runner.wake()  # as the lease does, which is long here: nobody is to be taken for dead
+            return money._runner._timeline == old._runner._timeline == "00000002"
+
+        await until(noticed, 90)
         anew: list[Held | str] = []
 
         async def holds() -> bool:
@@ -220,9 +226,11 @@ def test_brokers_go_on_at_the_standby(tmp_path: Path, pair: Pair, *, synchronous
         crowd.start()
         last_moments = range(0)
         try:
-            _served(crowd, 60)
+            _served(crowd, 30)
+            begun = max(crowd.key_of)  # of callers who left as well, none that is older comes to its hold any more
+            _served(crowd, 30)
             if not synchronous:
-                begun = max(crowd.key_of) - CALLERS * len(fleet.nodes)  # those may have had no hold yet
+                begun = min(begun, *crowd.under_way)
                 pair.cut()
                 _served(crowd, 60)
             pair.primary.lose()
@@ -242,8 +250,9 @@ def test_brokers_go_on_at_the_standby(tmp_path: Path, pair: Pair, *, synchronous
             ours = [row for row in attempts if row.key_id == key.id and row.input_tokens not in last_moments]
             of_key = [charge for charge in charges if crowd.key_of[charge.input] == key.id]
             covered(ours, [charge for charge in of_key if charge.input not in last_moments])
-        for node in fleet.nodes:
-            assert node.admin("GET", "/v1/admin/audit/verify").json()["fault"] == "", told
+        if synchronous:  # else a signed checkpoint may be of records that are gone
+            for node in fleet.nodes:
+                assert node.admin("GET", "/v1/admin/audit/verify").json()["fault"] == "", told
 
 
 def _served(crowd: Crowd, more: int) -> None:
