@@ -21,7 +21,7 @@ from bursar.gateway.flight import Flight
 from bursar.gateway.forward import upstream_headers
 from bursar.gateway.node import Node, Option
 from bursar.gateway.own import find_own
-from bursar.gateway.owned import account_of, respond, send, value_for
+from bursar.gateway.owned import account_of, check_whose_form, respond, send, value_for
 from bursar.gateway.routes import Route
 from bursar.gateway.upstream_errors import fault_refusal, is_encoded
 from bursar.ports import UpstreamResponse
@@ -61,6 +61,7 @@ _NO_FILE = "the answer tells of no file"
 
 async def serve_files(node: Node, flight: Flight, route: Route) -> None:
     """Raises Refusal(purpose_not_allowed | unknown_id | ids_unavailable | no_provider_key | invalid_field | ...)."""
+    check_whose_form(flight, route)
     await admit(node, flight)
     if flight.exchange.method == "GET" and flight.plan is not None and is_passed_on(flight.plan.observed):
         await _pass_on(node, flight, route)

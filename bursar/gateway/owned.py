@@ -41,6 +41,7 @@ async def ask_about(node: Node, flight: Flight, route: Route) -> None:
 
     Raises Refusal(unknown_id | ids_unavailable | no_provider_key | guard_blocked | ...).
     """
+    check_whose_form(flight, route)
     exchange = flight.exchange
     await admit(node, flight)
     body = await exchange.body()
@@ -61,6 +62,14 @@ async def ask_about(node: Node, flight: Flight, route: Route) -> None:
             await _answer(node, flight, way, made, response)
     except UpstreamFault as fault:
         raise fault_refusal(node, way.provider, fault) from fault
+
+
+def check_whose_form(flight: Flight, route: Route) -> None:
+    """Anthropic has files of its own at the same path, which nobody keeps here. Raises Refusal(not_found)."""
+    if route.owns == "file" and "anthropic-version" in flight.exchange.headers:
+        flight.dialect = "anthropic"
+        hint = "Send the content in the message itself, as a `source` of type `base64` or `text`"
+        raise Refusal("not_found", "This Bursar keeps no files for Anthropic", hint)
 
 
 async def _read(node: Node, flight: Flight, route: Route, body: bytes, made: MadeId | None) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -99,3 +100,21 @@ def test_a_file_outlives_a_killed_gateway(make_broker: Callable[..., Broker]) ->
         broker.wait_ready()
         assert [row.id for row in client.files.list()] == [made.id]
         assert client.files.content(made.id).read() == b"text"
+
+
+def test_anthropics_files_are_refused_in_its_own_words_with_what_to_do_instead(broker: Broker) -> None:
+    """The beta lies at the same path: nothing of it may look as if it worked."""
+    with anthropic.Anthropic(base_url=broker.url, api_key=broker.demo_key, max_retries=0) as client:
+        asks: list[Callable[[], object]] = [
+            lambda: client.beta.files.upload(file=("a.txt", b"text", "text/plain")),
+            client.beta.files.list,
+            lambda: client.beta.files.retrieve_metadata("file_1"),
+            lambda: client.beta.files.download("file_1"),
+            lambda: client.beta.files.delete("file_1"),
+        ]
+        for ask in asks:
+            with pytest.raises(anthropic.NotFoundError) as refused:
+                ask()
+            assert isinstance(refused.value.body, dict)
+            assert refused.value.body["type"] == "error"
+            assert "Send the content in the message itself" in refused.value.body["error"]["message"]
