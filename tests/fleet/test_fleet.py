@@ -52,6 +52,24 @@ def test_a_key_disabled_on_one_is_refused_by_all_at_the_next_hold(fleet: Fleet, 
     assert [(answer.status_code, word(answer)) for answer in answers] == [(403, "key_disabled")] * 3
 
 
+def test_each_hold_says_by_which_directory_it_was_decided(fleet: Fleet, tenants: Tenants) -> None:
+    key = tenants.key(budget={"limit_usd": "1.00"})
+    for node in fleet.nodes:
+        fleet.calls_until(node, key.text, works, 20)
+    tenants.team()  # any change is a new version
+    version = int(fleet.nodes[0].cli_json("status")["directory_version"])
+    for node in fleet.nodes:
+        until(lambda node=node: node.cli_json("status")["directory_version"] >= version)
+        fleet.calls_until(node, key.text, works, 20)
+    labels = f"SELECT id FROM bursar.ledger_label WHERE key_id = '{key.id}'"
+    held = f"SELECT directory_version FROM bursar.ledger WHERE kind = 4 AND label IN ({labels}) ORDER BY seq"
+    until(lambda: int(fleet.psql(held).split()[-1]) >= version)
+    versions = [int(one) for one in fleet.psql(held).split()]
+    assert len(versions) >= 6
+    assert versions[0] < version
+    assert sum(one >= version for one in versions) >= 3
+
+
 def test_changes_of_all_nodes_make_one_directory(fleet: Fleet, tenants: Tenants) -> None:
     """Admins at work on three nodes at once: all that they made is there, everywhere."""
     before = {owner["id"] for owner in _listed(fleet.nodes[0], "owners")}
