@@ -120,7 +120,7 @@ class Lines:
         if call.service_tier not in STANDARD_TIERS:
             raise Refusal("invalid_field", "`service_tier` is given", "A batch has a price of its own: leave it out")
         call.purpose, call.content = "batch", content_of(call)
-        if self._guarded and (verdict := first_finding(self._node.screens, call)) is not None:
+        if self._guarded and (verdict := first_finding(self._node, call)) is not None:
             if self._plan.guard_mode == "enforce":
                 raise verdict
             self._shadowed.setdefault(("guard", "guard"), would_refuse("guard", "guard", verdict.word))

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -17,6 +17,7 @@ from bursar.core.limits import Bound, Groups, Limited, Reservation, Stand
 from bursar.core.limits import Rates as TrialRates
 from bursar.core.made_ids import Lives
 from bursar.core.networks import Network
+from bursar.core.parts import Part
 from bursar.core.prices import PriceTable
 from bursar.gateway.counters import Counters
 from bursar.gateway.decisions import Decisions
@@ -114,8 +115,11 @@ class Screen(Protocol):
 
     name: str
 
-    def look(self, call: Call) -> Refusal | None:
-        """None = nothing found; else why the call must not be sent (`guard_blocked`)."""
+    def look(self, call: Call, content: Iterable[Part]) -> Refusal | None:
+        """None = nothing found; else why the call must not be sent (`guard_blocked`).
+
+        `content`: what the call says, piece by piece and unescaped, the same for every endpoint (bursar.core.parts).
+        """
         ...
 
 

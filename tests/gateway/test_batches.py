@@ -408,7 +408,7 @@ async def test_guards_look_at_each_line(stand: Stand) -> None:
     class Screen:
         name = "screen"
 
-        def look(self, call: Any) -> Refusal | None:
+        def look(self, call: Any, content: Any) -> Refusal | None:
             return Refusal("guard_blocked", "Not this") if b"secret" in call.body else None
 
     stand.node.screens = [Screen()]

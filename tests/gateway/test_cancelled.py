@@ -50,7 +50,7 @@ class Passing:
 
     name = "passing"
 
-    def look(self, call: Any) -> None:
+    def look(self, call: Any, content: Any) -> None:
         return None
 
 

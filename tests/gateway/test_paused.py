@@ -33,7 +33,7 @@ async def test_a_call_that_was_let_in_before_holds_nothing(make_stand: MakeStand
     def pause() -> None:
         stand.node.paused = True
 
-    guard = type("Guard", (), {"name": "pausing", "look": staticmethod(lambda _call: pause())})
+    guard = type("Guard", (), {"name": "pausing", "look": staticmethod(lambda _call, _content: pause())})
     stand.node.screens = [guard()]
     exchange = await stand.ask()
     assert exchange.json["error"]["code"] == "restore_unacknowledged"

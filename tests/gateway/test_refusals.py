@@ -44,7 +44,7 @@ class Screen:
     def __init__(self, refusal: Refusal) -> None:
         self.refusal = refusal
 
-    def look(self, call: Call) -> Refusal | None:
+    def look(self, call: Call, content: Any) -> Refusal | None:
         return self.refusal
 
 

@@ -167,13 +167,13 @@ async def test_it_holds_no_slot_that_calls_could_have(make_stand: MakeStand) -> 
     seen: list[int] = []
 
     class Looking(Screen):
-        def look(self, call: Any) -> None:
+        def look(self, call: Any, content: Any) -> None:
             seen.append(sum(stand.rates._in_flight.values()))
 
     looking, tried = Looking(Refusal("guard_blocked", "No")), stand.journal.try_hold
 
     async def try_hold(request: Any) -> None:
-        looking.look(None)
+        looking.look(None, ())
         await tried(request)
 
     stand.node.screens = [looking]

@@ -23,7 +23,7 @@ class Trace:
     def __init__(self) -> None:
         self.steps: list[str] = []
 
-    def look(self, call: Call) -> None:
+    def look(self, call: Call, content: Any) -> None:
         self.steps.append("guard")
 
     def watch(self, owner: Any, name: str, step: str) -> None:
@@ -103,7 +103,7 @@ async def test_a_fault_of_our_own_leaves_nothing_behind(make_stand: MakeStand) -
     class Broken:
         name = "broken"
 
-        def look(self, call: Call) -> None:
+        def look(self, call: Call, content: Any) -> None:
             raise ZeroDivisionError
 
     stand.node.screens = [Broken()]
