@@ -1,6 +1,7 @@
 """Two versions of Bursar on one schema, under load: the newer one's migrations come in between, and nothing is lost.
 
-The older version is this program with the one statement in which the two differ, word for word as it was then.
+The older version is this program with the one statement in which the two differ, as it was then; only what it is given
+is written as text now.
 """
 
 import asyncio
@@ -17,16 +18,15 @@ from bursar.core.secret import Secret
 from bursar.stores import postgres_money_runner
 from bursar.stores.postgres import Address, Connection, Postgres
 from bursar.stores.postgres_money import PostgresMoney
-from bursar.stores.postgres_money_act import Answer, Batch, act
+from bursar.stores.postgres_money_act import ARGUMENTS, Answer, Batch, act
 from bursar.stores.postgres_schema import MIGRATIONS, known_version, migrate
 from tests.stores.journal_kit import budget, settled
 from tests.stores.postgres_money_kit import Nodes, until
 from tests.stores.test_postgres_money import sums, tried
 
 OLDER = 5  # the schema that the older version brought
-OLDER_ACT = """WITH done AS MATERIALIZED (
-        SELECT * FROM bursar.ledger_act_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-            $18, $19, $20, $21, $22, $23, $24, $25)
+OLDER_ACT = f"""WITH done AS MATERIALIZED (
+        SELECT * FROM bursar.ledger_act_1({", ".join(ARGUMENTS[:-1])})
     ), kept AS (
         INSERT INTO bursar.ledger_event (t_ns, told) SELECT d.t_ns, e FROM done d, unnest(d.events) AS e
     ) SELECT * FROM done"""
