@@ -98,10 +98,12 @@ def _making_budgets(group: typer.Typer, locate: Locate) -> None:
         terminal: Terminal,
         budget: Id,
         *,
-        name: Annotated[str | None, typer.Option("--name", show_default=False)] = None,
+        name: Annotated[str | None, typer.Option("--name", help="What people call it.", show_default=False)] = None,
         window: WindowOption = None,
         zone: Zone = None,
-        hard: Annotated[bool | None, typer.Option("--hard/--soft", show_default=False)] = None,
+        hard: Annotated[
+            bool | None, typer.Option("--hard/--soft", help="Never passed, or only told.", show_default=False)
+        ] = None,
         mode: Annotated[str | None, typer.Option("--mode", help="off, shadow or enforce.", show_default=False)] = None,
     ) -> None:
         """Change a budget; what is not named stays. For the limit: raise, lower."""
