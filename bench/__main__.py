@@ -25,12 +25,14 @@ def targets_of(stand: Stand, case: Case) -> list[Target]:
     return [*main, stand.power.target("Bursar, power", may_refuse=True)] if case == CASES[0] else main
 
 
-def measure(wanted: set[str], cases: int, rounds: int, seconds: float) -> tuple[Measured, dict[str, str]]:
+def measure(
+    wanted: set[str], cases: int, rounds: int, seconds: float, *, quick: bool = False
+) -> tuple[Measured, dict[str, str]]:
     measured = Measured()
     if "f5" in wanted:  # first, on a machine that does nothing else
         say("F5: start and size")
         measured.f5 = rows.f5_start(rounds)
-        measured.many_keys = many_keys.measure(rounds, many_keys.KEYS if rounds > 1 else many_keys.KEYS // 10)
+        measured.many_keys = many_keys.measure(rounds, many_keys.KEYS // 10 if quick else many_keys.KEYS)
     if "t" in wanted:
         say("T: who is calling")
         measured.tokens = tokens.measure(rounds)
@@ -84,7 +86,7 @@ def main() -> None:
     targets.OUT.mkdir(parents=True)
     targets.certificate()
     load = f"{os.getloadavg()[0]:.1f}"
-    measured, conditions = measure(set(given.rows.split(",")), given.cases, rounds, seconds)
+    measured, conditions = measure(set(given.rows.split(",")), given.cases, rounds, seconds, quick=given.quick)
     conditions |= {"rounds": str(rounds), "seconds": f"{seconds:g}", "load": load}
     kept = not given.quick and given.rows == parser.get_default("rows") and given.cases == len(CASES)
     print(report.write(measured, conditions, report.BENCH if kept else targets.OUT).read_text())

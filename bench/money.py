@@ -37,17 +37,19 @@ from tests.postgres import PostgresServer
 NODES = 3
 LIMIT = 10**18
 COST = 1_000
+ALTERNATIONS = 4  # of one hot budget and a thousand
 
 
 def measure(seconds: float) -> MoneyMeasured:
     server = PostgresServer(settings={"fsync": "on", "shared_buffers": "256MB", "max_wal_size": "2GB"}).start()
     try:
+        one, many = _cases(server, seconds / 2, in_flight=64, budgets=(1, 1000), turns=ALTERNATIONS)
         cases = {
-            "one hot budget, 64 in flight a node": _case(server, seconds, in_flight=64, budgets=1),
-            "1,000 budgets, 64 in flight a node": _case(server, seconds, in_flight=64, budgets=1000),
-            "one hot budget, 16 in flight a node": _case(server, seconds, in_flight=16, budgets=1),
-            "one node, 16 in flight": _case(server, seconds, in_flight=16, budgets=1, nodes=1),
-            "one node, 1 in flight": _case(server, seconds, in_flight=1, budgets=1, nodes=1),
+            "one hot budget, 64 in flight a node": one,
+            "1,000 budgets, 64 in flight a node": many,
+            "one hot budget, 16 in flight a node": _cases(server, seconds, in_flight=16)[0],
+            "one node, 16 in flight": _cases(server, seconds, in_flight=16, nodes=1)[0],
+            "one node, 1 in flight": _cases(server, seconds, in_flight=1, nodes=1)[0],
         }
         journal = asyncio.run(_on_journal(seconds))
         added = cases["one node, 16 in flight"].node_us - journal
@@ -56,24 +58,55 @@ def measure(seconds: float) -> MoneyMeasured:
         server.close()
 
 
-def _case(server: PostgresServer, seconds: float, *, in_flight: int, budgets: int, nodes: int = NODES) -> MoneyFigures:
+def _cases(
+    server: PostgresServer,
+    seconds: float,
+    *,
+    in_flight: int,
+    budgets: Sequence[int] = (1,),
+    turns: int = 1,
+    nodes: int = NODES,
+) -> list[MoneyFigures]:
+    """One case for each number of budgets, by the same processes, which take turns at the same moments: a machine that
+    drifts drifts under all of them. Rates and costs are medians over the turns; the first of each warms up."""
     url = server.new_database()
-    asyncio.run(_prepare(url, budgets))
-    command = [sys.executable, "-m", "bench.money", url, str(seconds), str(in_flight), str(budgets)]
-    began = _cpu_of(server)
-    running = [subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE) for n in range(nodes)]
+    asyncio.run(_prepare(url, max(budgets)))
+    words = [sys.executable, "-m", "bench.money", url, str(seconds), str(in_flight), str(turns)]
+    words.append(",".join(map(str, budgets)))
+    pipe = subprocess.PIPE
+    running = [subprocess.Popen([*words, str(n)], stdin=pipe, stdout=pipe, text=True) for n in range(nodes)]
+    for process in running:
+        assert process.stdout is not None
+        process.stdout.readline()  # it is ready
+    begin = time.monotonic() + 0.1
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write(f"{begin}\n")
+        process.stdin.flush()
+    database = []
+    for turn in range(len(budgets) * (turns + 1) + 1):
+        time.sleep(max(0.0, begin + turn * seconds - time.monotonic()))
+        database.append(_cpu_of(server))
     told: list[dict[str, Any]] = [json.loads(process.communicate()[0]) for process in running]
-    database = _cpu_of(server) - began
-    calls = sum(one["calls"] for one in told)
-    waits = sorted(wait for one in told for wait in one["waits"])
+    exact = asyncio.run(_is_exact(url, sum(one["cost"] for one in told)))
+    return [_figures(told, database, place, len(budgets), exact=exact) for place in range(len(budgets))]
+
+
+def _figures(
+    told: Sequence[dict[str, Any]], database: Sequence[float], place: int, of: int, *, exact: bool
+) -> MoneyFigures:
+    turns = range(of + place, len(database) - 1, of)
+    calls = {turn: sum(one["turns"][turn]["calls"] for one in told) for turn in turns}
+    cpu = {turn: sum(one["turns"][turn]["cpu"] for one in told) for turn in turns}
+    waits = sorted(wait for turn in turns for one in told for wait in one["turns"][turn]["waits"])
     return MoneyFigures(
-        rate=sum(one["calls"] / one["seconds"] for one in told),
-        node_us=sum(one["cpu"] for one in told) / calls * 1e6,
-        database_us=database / calls * 1e6,
+        rate=statistics.median(sum(one["turns"][turn]["rate"] for one in told) for turn in turns),
+        node_us=statistics.median(cpu[turn] / calls[turn] for turn in turns) * 1e6,
+        database_us=statistics.median((database[turn + 1] - database[turn]) / calls[turn] for turn in turns) * 1e6,
         p50_ms=statistics.median(waits) * 1e3,
         p99_ms=waits[len(waits) * 99 // 100] * 1e3,
-        exact=asyncio.run(_is_exact(url, sum(one["cost"] for one in told))),
-        refused=sum(one["refused"] for one in told),
+        exact=exact,
+        refused=sum(one["turns"][turn]["refused"] for turn in turns for one in told),
     )
 
 
@@ -185,20 +218,33 @@ class Load:
         self._dice = random.Random(place)
         self._number = place << 40
         self.calls = self.refused = self.cost = 0
-        self.cpu = self.seconds = 0.0
+        self.cpu = 0.0
         self.waits: list[float] = []
 
     async def run(self, seconds: float) -> None:
-        await self._for(seconds / 4)  # warms up
-        before, self.refused = self.calls, 0
-        self.waits.clear()
-        began, cpu = time.monotonic(), time.process_time()
-        await self._for(seconds)
-        self.seconds, self.cpu = time.monotonic() - began, time.process_time() - cpu
+        await self.until(time.monotonic() + seconds / 4)  # warms up
+        before = self.calls
+        cpu = time.process_time()
+        await self.until(time.monotonic() + seconds)
+        self.cpu = time.process_time() - cpu
         self.calls -= before
 
-    async def _for(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
+    async def turn(self, end: float) -> dict[str, Any]:
+        """What came about until then."""
+        before, refused, began, cpu = self.calls, self.refused, time.monotonic(), time.process_time()
+        self.waits.clear()
+        await self.until(end)
+        calls = self.calls - before
+        return {
+            "calls": calls,
+            "rate": calls / (time.monotonic() - began),
+            "refused": self.refused - refused,
+            "cpu": time.process_time() - cpu,
+            "waits": self.waits[:: max(1, len(self.waits) // 2_000)],
+        }
+
+    async def until(self, end: float) -> None:
+        """By `time.monotonic`."""
         await asyncio.gather(*(self._caller(end) for _ in range(self._in_flight)))
 
     async def _caller(self, end: float) -> None:
@@ -217,20 +263,27 @@ class Load:
             await asyncio.sleep(0)
 
 
-async def node(url: str, seconds: float, in_flight: int, budgets: int, place: int) -> None:
-    """One process: its figures as JSON."""
+async def node(url: str, seconds: float, in_flight: int, turns: int, budgets: str, place: int) -> None:
+    """One process: ready, told when to begin, and its figures as JSON."""
     store = Postgres(Address(url=Secret(url)))
     money = PostgresMoney(store, f"node-{place}")
     await money.start()
-    for definition in definitions(budgets):
+    numbers = [int(number) for number in budgets.split(",")]
+    for definition in definitions(max(numbers)):
         money.define(definition)
-    load = Load(money, budgets, in_flight, place)
-    await load.run(seconds)
+    loads = [Load(money, number, in_flight, place * len(numbers) + which) for which, number in enumerate(numbers)]
+    await loads[-1].until(time.monotonic() + 0.1)  # all definitions are taken
+    print("ready", flush=True)
+    begin = float(await asyncio.to_thread(sys.stdin.readline))
+    await asyncio.sleep(max(0.0, begin - time.monotonic()))
+    told = [
+        await loads[turn % len(loads)].turn(begin + (turn + 1) * seconds) for turn in range(len(loads) * (turns + 1))
+    ]
     await money.close()
     await store.close()
-    told = {name: getattr(load, name) for name in ("calls", "refused", "cost", "cpu", "seconds")}
-    print(json.dumps({**told, "waits": load.waits[:: max(1, len(load.waits) // 5_000)]}))
+    print(json.dumps({"cost": sum(load.cost for load in loads), "turns": told}))
 
 
 if __name__ == "__main__":
-    uvloop.run(node(sys.argv[1], float(sys.argv[2]), *map(int, sys.argv[3:])))
+    _url, _seconds, _in_flight, _turns, _budgets, _place = sys.argv[1:]
+    uvloop.run(node(_url, float(_seconds), int(_in_flight), int(_turns), _budgets, int(_place)))
