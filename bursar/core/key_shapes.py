@@ -134,6 +134,7 @@ BY_ID = {shape.id: shape for shape in SHAPES}
 
 _PROVIDERS = {"AWS Bedrock": "bedrock", "Hugging Face": "huggingface", "Vercel": "vercel-ai-gateway"}
 _NOT_FOR_CALLS = frozenset({"anthropic-admin-key", "anthropic-oauth-token"})  # an API of their own, another header
+_NOT_ALONE_SO = frozenset({"deepseek-key", "moonshot-key"})  # so do keys of other vendors, and of other brokers, look
 
 
 def provider_named(owner: str) -> str:
@@ -183,14 +184,16 @@ def unknown_shape(address: str, value: Secret) -> bool:
 def provider_of(text: str) -> str:
     """The provider whose API key a text is, all of it, by its shape alone; "" for none, and for Bursar's own.
 
-    Strangers choose the text: each shape is tried once, from its begin to its end.
+    Keys go where this says: a shape that several vendors' keys have says nothing. Strangers choose the text: each
+    shape is tried once, from its begin to its end.
     """
     if len(text) > LONGEST or not text.isascii():
         return ""
     key = text.encode()
     for shape, literal, pattern in _WHOLE:
         if literal in key and pattern.fullmatch(key) and _believable(shape, key):
-            return "" if shape.owner == "Bursar" or shape.id in _NOT_FOR_CALLS else provider_named(shape.owner)
+            told = shape.owner != "Bursar" and shape.id not in _NOT_FOR_CALLS and shape.id not in _NOT_ALONE_SO
+            return provider_named(shape.owner) if told else ""
     return ""
 
 

@@ -84,6 +84,9 @@ async def serve_batches(node: Node, flight: Flight, route: Route) -> None:
     asked = await _asked(node, flight, route)
     lines = Lines(node, flight, asked.dialect, asked.forms, asked.request)
     await _read(node, flight, asked, lines)
+    if node.tenants.current(flight.plan) is not flight.plan:  # its lines were looked at by rules that hold no more
+        message = "The rules of this key, or its budgets, were changed while the file was read"
+        raise Refusal("overloaded", message, "Send it again", retry_after=1)
     priced = lines.whole()
     await _check_references(node, flight, asked, lines)
     by_health(node, flight, [priced])
@@ -106,9 +109,6 @@ async def _asked(node: Node, flight: Flight, route: Route) -> _Asked:
     request = forms.request(await flight.exchange.body())
     flight.plan = node.tenants.current(flight.plan)
     check_purpose(flight.plan, "batch")
-    if len(node.followed) >= MOST or node.batches.reading >= _MOST_READ:
-        message = f"This node follows {MOST} batches and responses, or reads {_MOST_READ} input files already"
-        raise Refusal("overloaded", message, "Try again later", retry_after=30)
     file = flight.bound = await find_own(node, flight, Reference("file", request.input_file))
     if not file.about or msgspec.json.decode(file.about, type=_File).purpose != "batch":
         raise Refusal("invalid_field", "The input file was not uploaded for batches", "Upload it with purpose `batch`")
@@ -121,7 +121,10 @@ async def _read(node: Node, flight: Flight, asked: _Asked, lines: Lines) -> None
     plan = flight.plan
     way = find_account(node, plan.team_id, "files", PURPOSES.values(), asked.file, plan.observed)
     provider = way.provider
-    node.batches.reading += 1
+    if len(node.followed) >= MOST or node.batches.reading >= _MOST_READ:
+        message = f"This node follows {MOST} batches and responses, or reads {_MOST_READ} input files already"
+        raise Refusal("overloaded", message, "Try again later", retry_after=30)
+    node.batches.reading += 1  # nothing is awaited since: so many that come at once are counted
     try:
         value = None if provider.auth == "none" else (await node.leases.borrow(way.key)).value
         target = f"{provider.targets['files']}/{asked.file.id}/content"

@@ -24,7 +24,7 @@ _OVER = frozenset({"completed", "expired", "cancelled"})
 
 class _Counts(msgspec.Struct):
     total: int = 0
-    completed: int = 0
+    completed: int | None = None
     failed: int = 0
 
 
@@ -111,7 +111,6 @@ class Batches:
             return None
         files = tuple(file for file in (batch.output_file_id, batch.error_file_id) if file)
         over = batch.status in _OVER or (batch.status == "failed" and bool(files))
-        counts = batch.request_counts
         if batch.metadata is not None and len(_encode(batch.metadata)) > _MOST_SHOWN:
             batch.metadata = None
         return BatchState(
@@ -119,7 +118,7 @@ class Batches:
             input_file=batch.input_file_id,
             status="over" if over else "never_ran" if batch.status == "failed" else "running",
             whole=batch.status == "completed",
-            completed=None if counts is None or counts.completed < 0 else counts.completed,
+            completed=_completed(batch.request_counts),
             files=files,
             shown=_encode(batch),
         )
@@ -134,6 +133,13 @@ class Batches:
             return LineResult(None, 0, code)
         status = said.response.status_code
         return LineResult(bytes(said.response.body) if 200 <= status < 300 else None, status, code)
+
+
+def _completed(counts: _Counts | None) -> int | None:
+    """None: not told, or not to be believed."""
+    if counts is None or counts.completed is None or counts.completed < 0:
+        return None
+    return counts.completed
 
 
 def _refuse_unknown(fields: Fields, known: frozenset[str], what: str) -> None:

@@ -94,6 +94,12 @@ def test_what_is_no_key_for_calls_has_no_provider(name: str) -> None:
     assert provider_of(samples(random.Random(1))[name]) == ""
 
 
+@pytest.mark.parametrize("name", ["deepseek-key", "moonshot-key"])
+def test_a_shape_that_several_vendors_share_names_none(name: str) -> None:
+    """Keys of Alibaba's DashScope are `sk-` and 32 hex digits as well: they are not sent to DeepSeek."""
+    assert provider_of(samples(random.Random(1))[name]) == ""
+
+
 @given(st.text(max_size=600))
 def test_any_text_may_be_asked_for_its_provider(text: str) -> None:
     assert provider_of(text) == "" or text.isascii()
