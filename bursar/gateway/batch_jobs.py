@@ -117,6 +117,7 @@ class _Follower:
         assert job is not None, "who follows has read it"
         self._node, self._record, self._job = node, record, job
         self._gone = 0  # looks in a row
+        self._settled_elsewhere = False
 
     async def run(self) -> None:
         pause = FIRST_S
@@ -125,6 +126,7 @@ class _Follower:
             pause = min(pause * 1.5, LONGEST_S)
             try:
                 if not await self._renew():
+                    self._let_go()
                     return  # another follows it
                 settlement = await self._look()
             except (UpstreamFault, Refusal):
@@ -157,6 +159,7 @@ class _Follower:
                 return None
             job = read_job(current.about)
             if job is None or job.settled:
+                self._settled_elsewhere = job is not None and job.settled != self._node.boot
                 return False
             if current != new:
                 mine = self._node.boot in (job.boot, job.by)
@@ -166,6 +169,11 @@ class _Follower:
         assert job is not None, "it was written a moment ago"
         self._record, self._job = new, job
         return True
+
+    def _let_go(self) -> None:
+        """Who settled it when this process was thought dead corrects what is booked of its hold, and waits for that."""
+        if self._settled_elsewhere and self._job.boot == self._node.boot:
+            self._node.money.post(self._job.hold, at_ceiling(self._job, "unreconciled"))
 
     # ---- how it stands
 
@@ -244,6 +252,8 @@ class _Follower:
         if over:  # above what is held: better twice than never
             await self._end_hold(settlement)
         if not await self._is_mine_to_book():
+            if not over:
+                self._let_go()
             return
         if not over:
             await self._end_hold(settlement)

@@ -3,18 +3,25 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
+from bursar.core.batches import encode_job, read_job
 from bursar.core.directory import Delta
-from tests.gateway.answers import MODEL, ceiling_of, chat
+from bursar.gateway.batch_jobs import CLAIM_S
+from bursar.gateway.node import BatchRoom
+from tests.gateway.answers import MODEL, ceiling_of, chat, plain
+from tests.gateway.fakes import FakeResponse
 from tests.gateway.ground import PLENTY, Stand, budget
 from tests.gateway.test_batches import (
     KEY,
     MakeStand,
     _at_once,
     batch,
+    create,
     file_of,
     line,
+    over,
     own_file,
     posted,
 )
@@ -115,3 +122,30 @@ async def test_a_budget_that_came_while_the_file_was_read_is_not_passed(stand: S
     await stand.pipeline.serve(again)
     assert again.word == "can_never_fit"
     stand.at_rest()
+
+
+@pytest.mark.parametrize("when", ["before a look", "while it looks"])
+async def test_a_hold_whose_job_another_node_settled_is_not_held_for_ever(stand: Stand, when: str) -> None:
+    """Another took this process for dead, and found the end of the batch first: it corrects what is booked here."""
+    stand.node.batches = BatchRoom(alone=False)
+    gate = asyncio.Event()
+
+    class Waits(FakeResponse):
+        async def read(self, limit: int) -> bytes:
+            await gate.wait()
+            return await super().read(limit)
+
+    told = batch("in_progress" if when == "before a look" else "failed")
+    await create(stand, file_of(line()), plain(batch()), Waits([msgspec.json.encode(told)], 200, {}))
+    (record,) = await stand.made_ids.listed("", "job", most=9)
+    job = read_job(record.about)
+    assert job is not None
+    settled = msgspec.structs.replace(job, by="another", settled="another", until=job.until + 10**15)
+    assert await stand.made_ids.swap(record, msgspec.structs.replace(record, about=encode_job(settled)))
+    stand.clock.advance(CLAIM_S)
+    gate.set()
+    await over(stand)
+    stand.at_rest()
+    assert stand.balance() == (job.ceiling, 0)
+    await stand.journal.correct(job.hold, -job.ceiling, "batch")
+    assert stand.balance() == (0, 0)
