@@ -44,11 +44,10 @@ def test_the_first_start_prints_what_works_as_pasted(make_broker: Callable[..., 
     printed = broker.printed()
     for told in (f"{broker.url}", str(broker.admin_port), broker.metrics_url, str(broker.data), "EMULATOR", "wrapping"):
         assert told in printed
-    (curl,) = re.findall(r"^\s*(curl .*)$", printed, re.MULTILINE)
+    (curl,) = re.findall(r"^(curl .*?[^\\])$", printed, re.MULTILINE | re.DOTALL)
     done = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, timeout=20, check=True)
     assert '"choices"' in done.stdout
-    start = printed.index("from openai import")
-    snippet = "\n".join(line.strip() for line in printed[start:].splitlines()[:4])
+    (snippet,) = re.findall(r"^(from openai .*?^print.*?)$", printed, re.MULTILINE | re.DOTALL)
     pasted = subprocess.run(
         [broker.command()[0], "-c", snippet], capture_output=True, text=True, env=broker.env, timeout=30, check=False
     )
