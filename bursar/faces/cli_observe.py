@@ -194,12 +194,17 @@ def _read(key: str, file: Path | None) -> tuple[str, str]:
         raise Trouble(message, "Replace it at the provider; give the ID, and the key on standard input", USAGE)
     try:
         if file is not None:
-            return file.read_text(encoding="utf-8").strip(), str(file)
-        text = getpass.getpass("Provider key (not shown): ") if sys.stdin.isatty() else sys.stdin.read()
-        return text.strip(), "the file or command that was piped in"
+            text, origin = file.read_text(encoding="utf-8"), str(file)
+        else:
+            text = getpass.getpass("Provider key (not shown): ") if sys.stdin.isatty() else sys.stdin.read()
+            origin = "the file or command that was piped in"
     except (OSError, UnicodeDecodeError) as fault:
         reason = getattr(fault, "strerror", None) or "is not UTF-8"
         raise Trouble(f"{file or 'standard input'}: {reason}", "Give a text file in UTF-8", USAGE) from None
+    if not text.strip():
+        hint = f"bursar observe seal {key} < file-with-the-key"
+        raise Trouble(f"There is nothing in {file or 'standard input'}", hint, USAGE)
+    return text.strip(), origin
 
 
 def _tell_sealed(terminal: Terminal, done: dict[str, Any], origin: str) -> None:

@@ -84,12 +84,18 @@ def test_a_key_as_an_argument_is_refused_unread(cli: Cli) -> None:
     assert KEY not in told.output
 
 
-@pytest.mark.parametrize("stdin", ["", "sk-another\n", KEY[:-1]])
+@pytest.mark.parametrize("stdin", ["sk-another\n", KEY[:-1]])
 def test_another_key_is_not_sealed(cli: Cli, stdin: str) -> None:
     told = cli("observe", "seal", ID, stdin=stdin, code=REFUSED)
     assert "invalid_" in told.stderr
     assert cli.json("observe", "show", ID)["state"] == "observed"
     assert cli.json("secrets", "list") == []
+
+
+@pytest.mark.parametrize("stdin", ["", " \n"])
+def test_nothing_is_not_sealed(cli: Cli, stdin: str) -> None:
+    told = cli("observe", "seal", ID, stdin=stdin, code=USAGE).stderr
+    assert f"bursar observe seal {ID} < " in told
 
 
 def test_sealed_closed_and_taken_back(cli: Cli) -> None:
