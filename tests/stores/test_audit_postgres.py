@@ -57,10 +57,11 @@ async def test_a_restarted_node_goes_on_in_its_chain(way: Postgres, tmp_path: Pa
 
 
 async def test_a_second_writer_of_a_chain_is_refused(way: Postgres, tmp_path: Path) -> None:
-    one, two = log_of(way, "a", tmp_path / "1"), log_of(way, "a", tmp_path / "2")
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
+    one = log_of(way, "a", tmp_path / "1")
     await one.append("admin", "key.create", "key/1", {})
+    two = log_of(way, "a", tmp_path / "2")  # not before: it writes at once that it has started
     outcomes = await asyncio.gather(
         *(log.append("admin", "key.create", "key/x", {}) for log in (one, two) * 10), return_exceptions=True
     )
