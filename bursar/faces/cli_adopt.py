@@ -1,8 +1,6 @@
 """`bursar adopt`: the first key of a team in one command, and the way back in another."""
 
-import getpass
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +27,7 @@ from bursar.core.key_shapes import look
 from bursar.faces.adopt_call import try_one
 from bursar.faces.cli_apply import KeyFile, KeysTo, apply_planned, ask_plan
 from bursar.faces.cli_keys import Yes
-from bursar.faces.cli_terminal import REFUSED, USAGE, Locate, Terminal, Trouble, command, usd
+from bursar.faces.cli_terminal import REFUSED, USAGE, Locate, Terminal, Trouble, command, provider_key_text, usd
 from bursar.faces.client import ApiRefusal, NotReachable, segment
 from bursar.faces.plan_view import write_plan
 from bursar.faces.tables import card, secret_panel, write
@@ -104,7 +102,7 @@ def _read(variable: str, file: Path | None, provider: str) -> tuple[Candidate, s
                 raise Trouble(f"The variable {variable} is empty or not set", "Pipe the key in instead", USAGE)
             return recognised(os.environ[variable], variable, provider), f"the variable {variable}, and what sets it"
         if file is None:
-            text = getpass.getpass("Provider key (not shown): ") if sys.stdin.isatty() else sys.stdin.read()
+            text = provider_key_text()
             return recognised(text, "", provider), "the file or command that was piped in"
         found = recognised(file.read_text(encoding="utf-8"), "", provider)
         return found, f"{file}:{found.line} {found.name}" if found.line else str(file)

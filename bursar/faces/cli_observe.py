@@ -1,8 +1,6 @@
 """`bursar observe`: applications that call with their own provider key, until that is sealed and swapped."""
 
-import getpass
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +11,7 @@ from bursar.control.adopting import snippet
 from bursar.core.key_shapes import look
 from bursar.faces.cli_keys import Yes
 from bursar.faces.cli_shadow import money
-from bursar.faces.cli_terminal import USAGE, Locate, Terminal, Trouble, command
+from bursar.faces.cli_terminal import USAGE, Locate, Terminal, Trouble, command, provider_key_text
 from bursar.faces.client import segment
 from bursar.faces.tables import Column, card, secret_panel, write
 
@@ -196,7 +194,7 @@ def _read(key: str, file: Path | None) -> tuple[str, str]:
         if file is not None:
             text, origin = file.read_text(encoding="utf-8"), str(file)
         else:
-            text = getpass.getpass("Provider key (not shown): ") if sys.stdin.isatty() else sys.stdin.read()
+            text = provider_key_text()
             origin = "the file or command that was piped in"
     except (OSError, UnicodeDecodeError) as fault:
         reason = getattr(fault, "strerror", None) or "is not UTF-8"

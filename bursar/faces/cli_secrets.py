@@ -1,6 +1,5 @@
 """`bursar secrets`: provider keys. A value comes from standard input, a prompt or a named variable; never from argv."""
 
-import getpass
 import os
 import sys
 from typing import Annotated, Any
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bursar.faces.cli_access import add_grants
-from bursar.faces.cli_terminal import USAGE, Locate, Terminal, Trouble, command
+from bursar.faces.cli_terminal import USAGE, Locate, Terminal, Trouble, command, provider_key_text
 from bursar.faces.client import segment
 from bursar.faces.tables import Column
 
@@ -239,10 +238,8 @@ def _value(variable: str | None) -> str:
         if not os.environ.get(variable):
             raise Trouble(f"The variable {variable} is empty or not set", "Pipe the value in instead", USAGE)
         return os.environ[variable].strip()
-    if sys.stdin.isatty():
-        return getpass.getpass("Provider key (not shown): ").strip()
-    value = sys.stdin.read().strip()
-    if not value:
+    value = provider_key_text().strip()
+    if not value and not sys.stdin.isatty():
         raise Trouble("Nothing came in on standard input", "bursar secrets put ADDRESS < file-with-the-key", USAGE)
     return value
 

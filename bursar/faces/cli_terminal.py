@@ -6,6 +6,7 @@ as JSON.
 """
 
 import functools
+import getpass
 import inspect
 import json
 import os
@@ -306,6 +307,11 @@ def command(
 
 
 # ---- what people write
+
+
+def provider_key_text() -> str:
+    """Typed unseen at a terminal, else all of standard input. Raises OSError, UnicodeDecodeError."""
+    return getpass.getpass("Provider key (not shown): ") if sys.stdin.isatty() else sys.stdin.read()
 
 
 def usd(text: str) -> str:
